@@ -1,0 +1,211 @@
+"""What is exported: one step graph per transformer, one quantiser graph per scale, decoder and encoder.
+
+The torch modules here are at once what is traced and the reference that the traced graphs are compared with.
+Shape letters: transformer.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trt_var.export.sampler import draw, guide
+from trt_var.export.transformer import HEAD_WIDTH, Transformer
+from trt_var.export.vqvae import Vqvae
+from trt_var.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Traceable:
+    """A module with what the tracer needs: example inputs in order, their free axes, the outputs' names."""
+
+    name: str
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    axes: dict[str, dict[int, str]]
+    outputs: tuple[str, ...]
+    parameters: dict[str, str] = field(default_factory=dict)
+    """Names of the module's parameters that stay in the graph → their keys in the checkpoint."""
+
+
+class Step(nn.Module):
+    """One scale of one transformer, sampling inside."""
+
+    def __init__(self, transformer: Transformer, max_top_k: int) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.width = min(max_top_k, transformer.shape.vocabulary)
+
+    def forward(
+        self,
+        features: Tensor,
+        conditions: Tensor,
+        uniforms: Tensor,
+        guidance: Tensor,
+        temperature: Tensor,
+        top_p: Tensor,
+        top_k: Tensor,
+        *past: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """features [B, n, Z], conditions [R, M, C], uniforms [B, m], settings [B], past [T, R, H, D] k and v a block.
+
+        Returns tokens [B, m] of the last m positions (m = 0 only fills the cache) and new keys and values [n, R, H, D].
+        """
+        logits, new = self.transformer(features, conditions, list(past), uniforms.shape[1])
+        guided = guide(logits, guidance)
+        return draw(guided, uniforms, top_k, top_p, temperature, self.width), guided, *new
+
+
+def cache_names(prefix: str, depth: int) -> list[str]:
+    """Names of a step graph's cache tensors, k and v of each block: ``past_k_0``, ``past_v_0``, ``past_k_1``, …"""
+    return [f"{prefix}_{which}_{i}" for i in range(depth) for which in "kv"]
+
+
+def step(name: str, transformer: Transformer, max_top_k: int) -> Traceable:
+    shape = transformer.shape
+    batch, n, past, drawn = 2, 9, 5, 4  # any sizes ≥ 2 that differ: 0 and 1 would be taken as fixed
+    cache = torch.empty(past, 2 * batch, shape.heads, HEAD_WIDTH, dtype=transformer.head.weight.dtype)
+    inputs = {
+        "features": torch.zeros(batch, n, shape.code_width),
+        "conditions": torch.zeros(2 * batch, shape.conditions, shape.width),
+        "uniforms": torch.zeros(batch, drawn),
+        "guidance": torch.zeros(batch),
+        "temperature": torch.ones(batch),
+        "top_p": torch.ones(batch),
+        "top_k": torch.ones(batch, dtype=torch.int32),
+        **{key: cache for key in cache_names("past", shape.depth)},
+    }
+    axes = {"features": {0: "batch", 1: "tokens"}, "conditions": {0: "rows"}, "uniforms": {0: "batch", 1: "drawn"}}
+    axes |= {key: {0: "batch"} for key in ("guidance", "temperature", "top_p", "top_k")}
+    axes |= {key: {0: "past", 1: "rows"} for key in cache_names("past", shape.depth)}
+    folded = ("ada_lin", "ada_gss", "class_emb")  # their work is a row of the condition table
+    kept = [key for key, _ in transformer.named_parameters() if not any(part in key for part in folded)]
+    return Traceable(
+        name,
+        Step(transformer, max_top_k),
+        inputs,
+        axes,
+        ("tokens", "guided_logits", *cache_names("new", shape.depth)),
+        {f"transformer.{key}": key for key in kept},
+    )
+
+
+def interpolation(source: int, target: int, mode: str) -> Tensor:
+    """The matrix [target, source] of a one-dimensional resize: ``bicubic`` (a = −0.75) or ``area``.
+
+    Both resizes of the quantiser are separable and linear, so two matrix products do them exactly; TensorRT does not
+    list a cubic Resize.
+    """
+    eye = torch.eye(source, dtype=torch.float64).reshape(1, source, source, 1)
+    resized = F.interpolate(eye, size=(target, 1), mode=mode)
+    return resized.reshape(source, target).T.float().contiguous()
+
+
+class Quantise(nn.Module):
+    """One scale of the quantiser: tokens → codebook → upsample → φ → f_hat → features of the next scale."""
+
+    def __init__(self, vqvae: Vqvae, schedule: Schedule, scale: int) -> None:
+        super().__init__()
+        self.quantize, self.schedule, self.scale = vqvae.quantize, schedule, scale
+        side, last = schedule.sides[scale], scale == schedule.scales - 1
+        self.register_buffer("up", None if side == schedule.side else interpolation(side, schedule.side, "bicubic"))
+        self.register_buffer("down", None if last else interpolation(schedule.side, schedule.sides[scale + 1], "area"))
+
+    def contribution(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, n] → φ_k of their upsampled codebook rows [B, Z, P, P]."""
+        side = self.schedule.sides[self.scale]
+        h = self.quantize.embedding(tokens).transpose(1, 2).unflatten(2, (side, side))
+        if self.up is not None:
+            h = self.up @ h @ self.up.T
+        return self.quantize.phi(h, self.scale, self.schedule.scales)
+
+    def forward(self, tokens: Tensor, f_hat: Tensor) -> tuple[Tensor, ...]:
+        """tokens int32 [B, n], f_hat [B, Z, P, P] → f_hat, and the next scale's features [B, n', Z] if there is one."""
+        f_hat = f_hat + self.contribution(tokens)
+        if self.down is None:
+            return (f_hat,)
+        return f_hat, (self.down @ f_hat @ self.down.T).flatten(2).transpose(1, 2)
+
+
+def quantise(vqvae: Vqvae, schedule: Schedule, scale: int) -> Traceable:
+    module = Quantise(vqvae, schedule, scale)
+    f_hat = torch.zeros(2, vqvae.shape.code_width, schedule.side, schedule.side)
+    return Traceable(
+        f"quantise_{scale:02d}",
+        module,
+        {"tokens": torch.zeros(2, schedule.tokens(scale), dtype=torch.int32), "f_hat": f_hat},
+        {"tokens": {0: "batch"}, "f_hat": {0: "batch"}},
+        ("new_f_hat",) if module.down is None else ("new_f_hat", "features"),
+        {key: key for key, _ in module.named_parameters()},
+    )
+
+
+class Decode(nn.Module):
+    """f_hat [B, Z, P, P] → images uint8 [B, H, W, 3], rounded down as the published sampling script does."""
+
+    def __init__(self, vqvae: Vqvae) -> None:
+        super().__init__()
+        self.vqvae = vqvae
+
+    def forward(self, f_hat: Tensor) -> Tensor:
+        return (self.vqvae.decode(f_hat) * 255).permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def decode(vqvae: Vqvae, schedule: Schedule) -> Traceable:
+    f_hat = torch.zeros(2, vqvae.shape.code_width, schedule.side, schedule.side)
+    return Traceable(
+        "decoder", Decode(vqvae), {"f_hat": f_hat}, {"f_hat": {0: "batch"}}, ("images",), _vqvae_part(vqvae, "decoder")
+    )
+
+
+class Encode(nn.Module):
+    """Image [B, 3, H, W] in [−1, 1] → tokens int32 [B, L] and f_hat after every scale [K, B, Z, P, P]."""
+
+    def __init__(self, vqvae: Vqvae, schedule: Schedule) -> None:
+        super().__init__()
+        self.vqvae, self.schedule = vqvae, schedule
+        self.scales = nn.ModuleList(Quantise(vqvae, schedule, k) for k in range(schedule.scales))
+        for k, side in enumerate(schedule.sides):
+            self.register_buffer(f"area_{k}", interpolation(schedule.side, side, "area"))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        residual = self.vqvae.quant_conv(self.vqvae.encoder(image))
+        f_hat = torch.zeros_like(residual)
+        codebook = self.vqvae.quantize.embedding.weight
+        tokens, f_hats = [], []
+        for k, scale in enumerate(self.scales):
+            area = getattr(self, f"area_{k}")
+            pooled = residual if k == len(self.scales) - 1 else area @ residual @ area.T
+            vectors = pooled.flatten(2).transpose(1, 2)
+            distance = codebook.square().sum(1) - 2 * vectors @ codebook.T  # |vector|² is the same for all rows
+            nearest = distance.argmin(-1).to(torch.int32)
+            h = scale.contribution(nearest)
+            f_hat, residual = f_hat + h, residual - h
+            tokens.append(nearest)
+            f_hats.append(f_hat)
+        return torch.cat(tokens, 1), torch.stack(f_hats)
+
+
+def encode(vqvae: Vqvae, schedule: Schedule) -> Traceable:
+    side = schedule.side * vqvae.shape.downsampling
+    return Traceable(
+        "encoder",
+        Encode(vqvae, schedule),
+        {"image": torch.zeros(2, 3, side, side)},
+        {"image": {0: "batch"}},
+        ("tokens", "f_hats"),
+        _vqvae_part(vqvae, "encoder") | _vqvae_part(vqvae, "quantize"),
+    )
+
+
+def _vqvae_part(vqvae: Vqvae, part: str) -> dict[str, str]:
+    """Parameters of one side of the VQVAE, with the convolution next to the code."""
+    prefixes = {"encoder": ("encoder.", "quant_conv."), "decoder": ("decoder.", "post_quant_conv.")}
+    return {
+        f"vqvae.{key}": key
+        for key, _ in vqvae.named_parameters()
+        if key.startswith(prefixes.get(part, (f"{part}.",)))
+    }

@@ -1,0 +1,184 @@
+"""The VAR transformer, with explicit key/value caches.
+
+Parameter names and shapes are those of the released state dicts, so a checkpoint loads without renaming.
+Source: Tian et al., "Visual Autoregressive Modeling", NeurIPS 2024, section 3.
+
+Shape letters, used in names and docstrings throughout the project:
+    B images, R = 2·B rows (conditional rows first, then the unconditional ones), n tokens of the current scale,
+    m of them to be drawn, T past positions, L all positions, C width, H heads, D = 64 head width, V codebook size,
+    Z codebook width, M condition vectors a row.
+
+Activations are sequence-first, [n, R, C]: keys and values then leave the model in the layout of the cache,
+[positions, R, H, D], whose front is the past of every later scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trt_var.schedule import Schedule
+
+HEAD_WIDTH = 64
+MAX_LOG_SCALE = 4.605170185988092  # log(100), the ceiling of the learned attention temperature
+
+
+@dataclass(frozen=True)
+class TransformerShape:
+    """Everything that the shapes in a VAR state dict say about the model."""
+
+    depth: int
+    width: int
+    heads: int
+    mlp_width: int
+    vocabulary: int
+    code_width: int
+    classes: int
+    shared_aln: bool
+    schedule: Schedule
+
+    @property
+    def conditions(self) -> int:
+        """Condition vectors a row: the class embedding, six for each block, two for the head."""
+        return 1 + 6 * self.depth + 2
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    """Layer normalisation without affine part, eps 1e-6, in float32."""
+    return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self, shape: TransformerShape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.scale_mul_1H11 = nn.Parameter(torch.zeros(1, shape.heads, 1, 1))
+        self.q_bias = nn.Parameter(torch.zeros(shape.width))
+        self.v_bias = nn.Parameter(torch.zeros(shape.width))
+        self.mat_qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
+        self.proj = nn.Linear(shape.width, shape.width)
+
+    def forward(self, x: Tensor, past_k: Tensor, past_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [n, R, C], past [T, R, H, D] → attention [n, R, C], new keys and values [n, R, H, D].
+
+        The 1e-12 of the L2 normalisation is zero in float16, so the norm is taken in float32.
+        """
+        n, rows, width = x.shape
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)).to(x.dtype)
+        qkv = (self.mat_qkv(x) + bias).reshape(n, rows, 3, self.heads, HEAD_WIDTH)
+        q, k, v = qkv.unbind(2)
+        scale = self.scale_mul_1H11.float().clamp(max=MAX_LOG_SCALE).exp().reshape(self.heads, 1)
+        q = (F.normalize(q.float(), dim=-1, eps=1e-12) * scale).to(x.dtype)
+        k = F.normalize(k.float(), dim=-1, eps=1e-12).to(x.dtype)
+        keys, values = torch.cat((past_k, k)), torch.cat((past_v, v))
+        out = self._attend(q.permute(1, 2, 0, 3), keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3))
+        return self.proj(out.permute(2, 0, 1, 3).reshape(n, rows, width)), k, v
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if q.dtype == torch.float16:  # one Attention layer of opset 23; TensorRT fuses it in half precision only
+            return F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        return (q @ k.transpose(-1, -2)).softmax(-1) @ v
+
+
+class FeedForward(nn.Module):
+    def __init__(self, shape: TransformerShape) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(shape.width, shape.mlp_width)
+        self.fc2 = nn.Linear(shape.mlp_width, shape.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+def adaptive_linear(width: int, vectors: int) -> nn.Sequential:
+    """SiLU and a linear layer: the label's embedding [.., C] → ``vectors`` condition vectors [.., vectors·C]."""
+    return nn.Sequential(nn.SiLU(), nn.Linear(width, vectors * width))
+
+
+class Block(nn.Module):
+    def __init__(self, shape: TransformerShape) -> None:
+        super().__init__()
+        self.attn = Attention(shape)
+        self.ffn = FeedForward(shape)
+        if shape.shared_aln:
+            self.ada_gss = nn.Parameter(torch.zeros(1, 1, 6, shape.width))
+        else:
+            self.ada_lin = adaptive_linear(shape.width, 6)
+
+    def forward(self, x: Tensor, conditions: Tensor, past_k: Tensor, past_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [n, R, C] float32, conditions [R, 6, C], past [T, R, H, D] → x, new keys, new values."""
+        gamma1, gamma2, scale1, scale2, shift1, shift2 = conditions.unbind(1)
+        dtype = self.attn.proj.weight.dtype
+        attended, k, v = self.attn((layer_norm(x) * (1 + scale1) + shift1).to(dtype), past_k, past_v)
+        x = x + gamma1 * attended.float()
+        fed = self.ffn((layer_norm(x) * (1 + scale2) + shift2).to(dtype))
+        return x + gamma2 * fed.float(), k, v
+
+
+class Head(nn.Module):
+    """Holds ``head_nm.ada_lin``; the released name of the modulation before the classifier."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ada_lin = adaptive_linear(width, 2)
+
+
+class Transformer(nn.Module):
+    def __init__(self, shape: TransformerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        width, schedule = shape.width, shape.schedule
+        self.pos_start = nn.Parameter(torch.zeros(1, schedule.tokens(0), width))
+        self.pos_1LC = nn.Parameter(torch.zeros(1, schedule.length, width))
+        self.word_embed = nn.Linear(shape.code_width, width)
+        self.class_emb = nn.Embedding(shape.classes + 1, width)
+        self.lvl_embed = nn.Embedding(schedule.scales, width)
+        if shape.shared_aln:
+            self.shared_ada_lin = adaptive_linear(width, 6)
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
+        self.head_nm = Head(width)
+        self.head = nn.Linear(width, shape.vocabulary)
+        self.register_buffer("levels", torch.tensor(schedule.levels()), persistent=False)
+
+    def embed(self, features: Tensor, first: Tensor, start: int) -> Tensor:
+        """Features [B, n, Z] and class embeddings [R, C] → the transformer's input [n, R, C].
+
+        The first scale's input is the class embedding; every later one is the embedded feature map.
+        """
+        n = features.shape[1]
+        words = self.word_embed(features.transpose(0, 1))
+        positions = self.pos_1LC[0] + self.lvl_embed(self.levels)
+        begin = self.pos_start[0] - self.word_embed.bias  # the features of the first scale are zero
+        pad = (0, 0, 0, self.shape.schedule.length - begin.shape[0])
+        positions = (positions + F.pad(begin, pad))[start : start + n, None]
+        is_first = F.pad(torch.ones_like(begin[:, :1]), pad)[start : start + n, None]
+        return torch.cat((words, words), 1) + positions + is_first * first
+
+    def forward(
+        self, features: Tensor, conditions: Tensor, past: list[Tensor], drawn: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One scale: features [B, n, Z], conditions [R, M, C], past k and v of each block [T, R, H, D].
+
+        Returns the logits of the last ``drawn`` positions [m, R, V] in float32, and the new keys and values
+        [n, R, H, D] in the order of ``past``.
+        """
+        x = self.embed(features, conditions[:, 0], past[0].shape[0])
+        new: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            six = conditions[:, 1 + 6 * i : 7 + 6 * i]
+            x, k, v = block(x, six, past[2 * i], past[2 * i + 1])
+            new += [k, v]
+        scale, shift = conditions[:, -2:].unbind(1)
+        x = layer_norm(x[x.shape[0] - drawn :]) * (1 + scale) + shift
+        return self.head(x.to(self.head.weight.dtype)).float(), new
+
+    def to_half(self) -> Transformer:
+        """Linear layers in float16; embeddings, conditions, norms and the residual stay in float32."""
+        for block in self.blocks:
+            block.attn.half()
+            block.ffn.half()
+        self.head.half()
+        return self

@@ -1,0 +1,120 @@
+"""ONNX Runtime: the embedded default on CPUs, and NVIDIA GPUs through its CUDA provider.
+
+Inputs and outputs are bound by address, so no tensor is copied between scales, on the host or on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import DTypeLike, NDArray
+
+from trt_var.backends.base import Backend, Buffer, Graph, HostMemory
+from trt_var.errors import BackendError
+
+CUDA = "CUDAExecutionProvider"
+
+
+class DeviceBuffer:
+    """A view of CUDA memory that ONNX Runtime allocated; slicing moves the address."""
+
+    def __init__(self, owner: ort.OrtValue, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.owner, self.address, self.shape, self.dtype = owner, address, shape, dtype
+
+    def __getitem__(self, rows: slice) -> DeviceBuffer:
+        start, stop, _ = rows.indices(self.shape[0])
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        return DeviceBuffer(self.owner, self.address + start * row, (max(stop - start, 0), *self.shape[1:]), self.dtype)
+
+
+class OnnxGraph:
+    """A session; every run has a binding of its own, so threads may share it."""
+
+    def __init__(self, session: ort.InferenceSession, device: str) -> None:
+        self._session, self._device = session, device
+
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        try:
+            binding = self._session.io_binding()
+            for name, buffer in inputs.items():
+                binding.bind_input(name, self._device, 0, buffer.dtype.type, buffer.shape, _address(buffer))
+            for name, buffer in outputs.items():
+                binding.bind_output(name, self._device, 0, buffer.dtype.type, buffer.shape, _address(buffer))
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime raises bare RuntimeErrors and its own unrelated classes
+            raise BackendError(f"ONNX Runtime failed: {str(error).splitlines()[0]}") from error
+
+
+class OnnxRuntime(HostMemory):
+    """The CPU provider."""
+
+    name = "onnxruntime"
+    _providers: tuple[Any, ...] = ("CPUExecutionProvider",)
+    _device = "cpu"
+
+    def __init__(self) -> None:
+        self.description = f"ONNX Runtime {ort.__version__}, CPU, float32 arithmetic"
+
+    def load(self, path: Path, *, exact: bool = False) -> Graph:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            session = ort.InferenceSession(path, options, providers=list(self._providers))
+        except Exception as error:  # as above
+            raise BackendError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+        used = session.get_providers()[0]
+        if used != self._provider_name():
+            raise BackendError(f"ONNX Runtime fell back to {used}; its log says why {self._provider_name()} failed")
+        return OnnxGraph(session, self._device)
+
+    def _provider_name(self) -> str:
+        first = self._providers[0]
+        return str(first[0] if isinstance(first, tuple) else first)
+
+
+class OnnxRuntimeCuda(OnnxRuntime):
+    """The CUDA provider, on device 0; buffers stay on the device until downloaded."""
+
+    _device = "cuda"
+    # TF32 would round float32 products to 10 bits; graphs are either exact or float16 by their own types
+    _providers = ((CUDA, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}),)
+
+    def __init__(self) -> None:
+        ort.preload_dlls()
+        self.description = f"ONNX Runtime {ort.__version__}, CUDA device 0, arithmetic of the graph's own types"
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
+        held = tuple(max(size, 1) for size in shape)  # an empty buffer still needs an address
+        value = ort.OrtValue.ortvalue_from_shape_and_type(held, np.dtype(dtype).type, "cuda", 0)
+        return DeviceBuffer(value, value.data_ptr(), shape, np.dtype(dtype))
+
+    def upload(self, array: NDArray[Any]) -> Buffer:
+        if not array.size:
+            return self.empty(array.shape, array.dtype)
+        value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+        return DeviceBuffer(value, value.data_ptr(), array.shape, array.dtype)
+
+    def download(self, buffer: Buffer) -> NDArray[Any]:
+        if not isinstance(buffer, DeviceBuffer) or buffer.address != buffer.owner.data_ptr():
+            raise BackendError("only whole buffers can be downloaded")
+        return np.asarray(buffer.owner.numpy()).reshape(buffer.shape)
+
+
+def _address(buffer: Buffer) -> int:
+    if isinstance(buffer, DeviceBuffer):
+        return buffer.address
+    if not (isinstance(buffer, np.ndarray) and buffer.flags.c_contiguous):
+        raise BackendError("buffers must be contiguous arrays")
+    return int(buffer.ctypes.data)
+
+
+def create() -> Backend:
+    """The CUDA provider where the installed package and the machine have it, else the CPU provider."""
+    if CUDA in ort.get_available_providers():
+        return OnnxRuntimeCuda()
+    return OnnxRuntime()

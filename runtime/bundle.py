@@ -1,0 +1,124 @@
+"""Opening a bundle: every path stays inside it, every file is checked before anything reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_var import manifest as manifests
+from trt_var.errors import BundleError
+from trt_var.manifest import Graph, Manifest, Role
+from trt_var.schedule import Schedule
+
+log = logging.getLogger(__name__)
+BLOCK = 1 << 22
+
+
+class Bundle:
+    """A folder with a manifest and the files that it names.
+
+    Attributes:
+        path: the folder.
+        manifest: its checked description.
+        schedule: the patch sides as a Schedule.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.schedule = Schedule(manifest.schedule)
+        self._checked: set[str] = set()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read and check the manifest. Sizes are compared now, hashes when a file is first used.
+
+        Raises:
+            BundleError: no bundle there, a newer schema, a file missing, of another size, or outside the folder.
+        """
+        path = Path(path)
+        file = path / manifests.FILE_NAME
+        if not file.is_file():
+            raise BundleError(f"no bundle at {path} (no {manifests.FILE_NAME}); build one with trt-var build --out {path}")
+        if file.stat().st_size > manifests.MAX_BYTES:
+            raise BundleError(f"{file} is larger than {manifests.MAX_BYTES} bytes: not a manifest")
+        bundle = cls(path, manifests.decode(file.read_bytes(), str(file)))
+        for name in bundle.manifest.files:
+            bundle._check_size(name)
+        return bundle
+
+    def file(self, name: str) -> Path:
+        """The path of a file whose sha256 has been compared with the manifest.
+
+        Raises:
+            BundleError: the content is not what the manifest says.
+        """
+        path = self._check_size(name)
+        with self._lock:
+            if name not in self._checked:
+                expected = self.manifest.files[name].sha256
+                found = _sha256(path)
+                if found != expected:
+                    raise BundleError(
+                        f"{path} was altered: sha256 {found[:12]}…, expected {expected[:12]}…; build or copy the bundle again"
+                    )
+                self._checked.add(name)
+        return path
+
+    def graph(self, graph: Graph) -> Path:
+        """The path of a graph, itself and its weights checked."""
+        self.file(graph.weights)
+        return self.file(graph.onnx)
+
+    def verify(self) -> None:
+        """Compare every file's sha256.
+
+        Raises:
+            BundleError: for the first file that differs.
+        """
+        for name in self.manifest.files:
+            self.file(name)
+
+    def conditions(self, role: Role) -> NDArray[np.floating]:
+        """The class table of a model, memory-mapped, [classes + 1, M, C]; the last row is the null class."""
+        model = self.manifest.models[role]
+        path = self.file(model.conditions)
+        try:
+            table = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise BundleError(f"{path} is not a condition table ({error}); build the bundle again") from error
+        expected = (self.manifest.classes + 1, 6 * model.depth + 3, model.width)
+        if table.shape != expected or table.dtype.kind != "f":
+            raise BundleError(f"{path} has shape {table.shape} {table.dtype}, expected {expected} of floats")
+        return table
+
+    def class_names(self) -> list[str]:
+        """One line of comma-separated names a class, or an empty list."""
+        name = self.manifest.class_names
+        return self.file(name).read_text(encoding="utf-8").splitlines() if name else []
+
+    def _check_size(self, name: str) -> Path:
+        path = self.path / name
+        root = self.path.resolve()
+        if Path(name).is_absolute() or root not in path.resolve().parents:
+            raise BundleError(f"the manifest of {self.path} names {name!r}, which lies outside the bundle; refused")
+        entry = self.manifest.files[name]
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry.size:
+            state = "is missing" if size is None else f"has {size} bytes, expected {entry.size}"
+            raise BundleError(f"{path} {state}; build or copy the bundle again")
+        return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,45 @@
+"""The project's exceptions.
+
+TrtVarError
+├── UsageError          a value that cannot be meant: the request has to change
+│   └── BundleExistsError
+├── CheckpointError     weights that cannot be read or do not fit
+├── BundleError         a bundle that is missing, damaged or of another version
+├── BackendError        a backend that cannot be used here, or failed
+├── ExportError         a graph that could not be traced, or that disagrees with the model
+└── OutputError         a result that could not be written
+"""
+
+from __future__ import annotations
+
+
+class TrtVarError(Exception):
+    """Base of every error that this package raises on purpose. The message says what to do."""
+
+
+class UsageError(TrtVarError, ValueError):
+    """A value of the request is out of range or contradicts another."""
+
+
+class BundleExistsError(UsageError):
+    """The target of a build exists already."""
+
+
+class CheckpointError(TrtVarError):
+    """A checkpoint cannot be found, read, or does not hold the expected tensors."""
+
+
+class BundleError(TrtVarError):
+    """A bundle is missing, incomplete, altered, or written by a newer version."""
+
+
+class BackendError(TrtVarError):
+    """A backend is not installed, not usable on this machine, or failed while running."""
+
+
+class ExportError(TrtVarError):
+    """A graph could not be exported, or does not compute what the model computes."""
+
+
+class OutputError(TrtVarError):
+    """A result could not be written."""

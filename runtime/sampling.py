@@ -1,0 +1,80 @@
+"""Sampling settings and the uniform numbers that an image's seed stands for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_var.errors import UsageError
+
+MAX_CFG = 100.0
+MAX_TEMPERATURE = 100.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        cfg: strength of classifier-free guidance at the last scale; it ramps up linearly from 0 at the first.
+        top_k: how many of the likeliest tokens stay; 1 is greedy.
+        top_p: probability mass that stays, in (0, 1].
+        temperature: one for all scales, or one for each.
+    """
+
+    cfg: float = 1.5
+    top_k: int = 600
+    top_p: float = 0.96
+    temperature: float | tuple[float, ...] = 1.0
+
+    def temperatures(self, scales: int) -> tuple[float, ...]:
+        """The temperature of every scale."""
+        if isinstance(self.temperature, tuple):
+            return self.temperature
+        return (self.temperature,) * scales
+
+    def check(self, scales: int, max_top_k: int) -> None:
+        """Compare every value with its range.
+
+        Raises:
+            UsageError: naming the value, its range and, for top_k, the limit of the bundle.
+        """
+        if not (math.isfinite(self.cfg) and 0 <= self.cfg <= MAX_CFG):
+            raise UsageError(f"cfg is {self.cfg}; expected a number from 0 to {MAX_CFG:g}")
+        if not 1 <= self.top_k <= max_top_k:
+            raise UsageError(
+                f"top_k is {self.top_k}; this bundle takes 1 to {max_top_k} (build with a larger --max-top-k for more)"
+            )
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p is {self.top_p}; expected above 0 and at most 1")
+        temperatures = self.temperatures(scales)
+        if len(temperatures) != scales:
+            raise UsageError(f"temperature has {len(temperatures)} values; expected 1 or {scales}, one a scale")
+        if not all(math.isfinite(t) and 0 < t <= MAX_TEMPERATURE for t in temperatures):
+            raise UsageError(f"temperature is {self.temperature}; expected numbers above 0 and at most {MAX_TEMPERATURE:g}")
+
+
+def preset(name: str, scales: int) -> Sampling:
+    """Published evaluation settings: ``code`` (CoDe) or ``var`` (VAR).
+
+    CoDe draws all scales but the last three at temperature 1.1.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    if name == "var":
+        return Sampling(cfg=1.5, top_k=900, top_p=0.96)
+    if name == "code":
+        warm = max(scales - 3, 0)
+        return Sampling(cfg=1.5, top_k=600, top_p=0.96, temperature=(1.1,) * warm + (1.0,) * (scales - warm))
+    raise UsageError(f"preset is {name!r}; expected 'code' or 'var'")
+
+
+def uniforms(seeds: Sequence[int], length: int) -> NDArray[np.float32]:
+    """One number in [0, 1) for every position of every image, [B, L]: the Philox stream of the image's own seed."""
+    streams = [np.random.Generator(np.random.Philox(key=seed)).random(length, dtype=np.float32) for seed in seeds]
+    return np.stack(streams)
