@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trt_var.errors import CheckpointError
 from trt_var.export.checkpoint import Checkpoint, check_keys
@@ -72,10 +73,28 @@ def parameter_shapes(shape: TransformerShape | VqvaeShape) -> dict[str, tuple[in
     return {key: tuple(value.shape) for key, value in unfilled(shape).named_parameters()}
 
 
-def unfilled(shape: TransformerShape | VqvaeShape) -> nn.Module:
+@overload
+def unfilled(shape: TransformerShape) -> Transformer: ...
+@overload
+def unfilled(shape: VqvaeShape) -> Vqvae: ...
+def unfilled(shape: TransformerShape | VqvaeShape) -> Transformer | Vqvae:
     """A model whose parameters have shapes but no memory."""
     with torch.device("meta"):
-        return Transformer(shape) if isinstance(shape, TransformerShape) else Vqvae(shape)
+        model = Transformer(shape) if isinstance(shape, TransformerShape) else Vqvae(shape)
+    return model.eval().requires_grad_(False)
+
+
+@overload
+def hollow(shape: TransformerShape) -> Transformer: ...
+@overload
+def hollow(shape: VqvaeShape) -> Vqvae: ...
+def hollow(shape: TransformerShape | VqvaeShape) -> Transformer | Vqvae:
+    """A model whose parameters are memory that nobody has touched, so that it costs none: tracing reads no values."""
+    model = unfilled(shape)
+    model.to_empty(device="cpu")
+    if isinstance(model, Transformer):
+        model.set_levels()
+    return model
 
 
 def released_shape(depth: int) -> TransformerShape:

@@ -76,12 +76,17 @@ class RandomWeights:
     logits of any depth in a range where the arithmetic can be compared; the images mean nothing.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int) -> None:
-        self.shapes = dict(shapes)
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], seed: int, buffers: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self._buffers = dict(buffers or {})
+        self.shapes = {**shapes, **{key: tuple(value.shape) for key, value in self._buffers.items()}}
         self.seed = seed
         self.origin = {"random": str(seed)}
 
     def load(self, key: str) -> Tensor:
+        if key in self._buffers:
+            return self._buffers[key]
         shape = self.shapes[key]
         bits = np.random.Philox(key=np.array([self.seed, zlib.crc32(key.encode())], np.uint64))
         values = np.random.Generator(bits).standard_normal(shape, dtype=np.float32)

@@ -50,11 +50,11 @@ class Step(nn.Module):
         top_k: Tensor,
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
-        """features [B, n, Z], conditions [R, M, C], uniforms [B, m], settings [B], past [T, R, H, D] k and v a block.
+        """features [n, B, Z], conditions [R, M, C], uniforms [m, B], settings [1, B], past [T, R, H, D] k and v a block.
 
-        Returns tokens [B, m] of the last m positions (m = 0 only fills the cache) and new keys and values [n, R, H, D].
+        Returns tokens [m, B] and guided logits [m, B, V] of the last m positions, new keys and values [n, R, H, D].
         """
-        logits, new = self.transformer(features, conditions, list(past), uniforms.shape[1])
+        logits, new = self.transformer(features, conditions, list(past), uniforms.shape[0])
         guided = guide(logits, guidance)
         return draw(guided, uniforms, top_k, top_p, temperature, self.width), guided, *new
 
@@ -64,32 +64,37 @@ def cache_names(prefix: str, depth: int) -> list[str]:
     return [f"{prefix}_{which}_{i}" for i in range(depth) for which in "kv"]
 
 
+def step_parameters(transformer: Transformer) -> list[str]:
+    """Keys of the parameters that a step graph keeps; the others' work is a row of the condition table."""
+    folded = ("ada_lin", "ada_gss", "class_emb")
+    return [key for key, _ in transformer.named_parameters() if not any(part in key for part in folded)]
+
+
 def step(name: str, transformer: Transformer, max_top_k: int) -> Traceable:
     shape = transformer.shape
     batch, n, past, drawn = 2, 9, 5, 4  # any sizes ≥ 2 that differ: 0 and 1 would be taken as fixed
-    cache = torch.empty(past, 2 * batch, shape.heads, HEAD_WIDTH, dtype=transformer.head.weight.dtype)
+    cache = (past, 2 * batch, shape.heads, HEAD_WIDTH)
+    dtype = transformer.head.weight.dtype
     inputs = {
-        "features": torch.zeros(batch, n, shape.code_width),
+        "features": torch.zeros(n, batch, shape.code_width),
         "conditions": torch.zeros(2 * batch, shape.conditions, shape.width),
-        "uniforms": torch.zeros(batch, drawn),
-        "guidance": torch.zeros(batch),
-        "temperature": torch.ones(batch),
-        "top_p": torch.ones(batch),
-        "top_k": torch.ones(batch, dtype=torch.int32),
-        **{key: cache for key in cache_names("past", shape.depth)},
+        "uniforms": torch.zeros(drawn, batch),
+        "guidance": torch.zeros(1, batch),
+        "temperature": torch.ones(1, batch),
+        "top_p": torch.ones(1, batch),
+        "top_k": torch.ones(1, batch, dtype=torch.int32),
+        **{key: torch.zeros(cache, dtype=dtype) for key in cache_names("past", shape.depth)},
     }
-    axes = {"features": {0: "batch", 1: "tokens"}, "conditions": {0: "rows"}, "uniforms": {0: "batch", 1: "drawn"}}
-    axes |= {key: {0: "batch"} for key in ("guidance", "temperature", "top_p", "top_k")}
+    axes = {"features": {0: "tokens", 1: "batch"}, "conditions": {0: "rows"}, "uniforms": {0: "drawn", 1: "batch"}}
+    axes |= {key: {1: "batch"} for key in ("guidance", "temperature", "top_p", "top_k")}
     axes |= {key: {0: "past", 1: "rows"} for key in cache_names("past", shape.depth)}
-    folded = ("ada_lin", "ada_gss", "class_emb")  # their work is a row of the condition table
-    kept = [key for key, _ in transformer.named_parameters() if not any(part in key for part in folded)]
     return Traceable(
         name,
         Step(transformer, max_top_k),
         inputs,
         axes,
         ("tokens", "guided_logits", *cache_names("new", shape.depth)),
-        {f"transformer.{key}": key for key in kept},
+        {f"transformer.{key}": key for key in step_parameters(transformer)},
     )
 
 
@@ -115,19 +120,19 @@ class Quantise(nn.Module):
         self.register_buffer("down", None if last else interpolation(schedule.side, schedule.sides[scale + 1], "area"))
 
     def contribution(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, n] → φ_k of their upsampled codebook rows [B, Z, P, P]."""
+        """Tokens [n, B] → φ_k of their upsampled codebook rows [B, Z, P, P]."""
         side = self.schedule.sides[self.scale]
-        h = self.quantize.embedding(tokens).transpose(1, 2).unflatten(2, (side, side))
+        h = self.quantize.embedding(tokens).permute(1, 2, 0).unflatten(2, (side, side))
         if self.up is not None:
             h = self.up @ h @ self.up.T
         return self.quantize.phi(h, self.scale, self.schedule.scales)
 
     def forward(self, tokens: Tensor, f_hat: Tensor) -> tuple[Tensor, ...]:
-        """tokens int32 [B, n], f_hat [B, Z, P, P] → f_hat, and the next scale's features [B, n', Z] if there is one."""
+        """tokens int32 [n, B], f_hat [B, Z, P, P] → f_hat, and the next scale's features [n', B, Z] if there is one."""
         f_hat = f_hat + self.contribution(tokens)
         if self.down is None:
             return (f_hat,)
-        return f_hat, (self.down @ f_hat @ self.down.T).flatten(2).transpose(1, 2)
+        return f_hat, (self.down @ f_hat @ self.down.T).flatten(2).permute(2, 0, 1)
 
 
 def quantise(vqvae: Vqvae, schedule: Schedule, scale: int) -> Traceable:
@@ -136,8 +141,8 @@ def quantise(vqvae: Vqvae, schedule: Schedule, scale: int) -> Traceable:
     return Traceable(
         f"quantise_{scale:02d}",
         module,
-        {"tokens": torch.zeros(2, schedule.tokens(scale), dtype=torch.int32), "f_hat": f_hat},
-        {"tokens": {0: "batch"}, "f_hat": {0: "batch"}},
+        {"tokens": torch.zeros(schedule.tokens(scale), 2, dtype=torch.int32), "f_hat": f_hat},
+        {"tokens": {1: "batch"}, "f_hat": {0: "batch"}},
         ("new_f_hat",) if module.down is None else ("new_f_hat", "features"),
         {key: key for key, _ in module.named_parameters()},
     )
@@ -162,7 +167,7 @@ def decode(vqvae: Vqvae, schedule: Schedule) -> Traceable:
 
 
 class Encode(nn.Module):
-    """Image [B, 3, H, W] in [−1, 1] → tokens int32 [B, L] and f_hat after every scale [K, B, Z, P, P]."""
+    """Image [B, 3, H, W] in [−1, 1] → tokens int32 [L, B] and f_hat after every scale [K, B, Z, P, P]."""
 
     def __init__(self, vqvae: Vqvae, schedule: Schedule) -> None:
         super().__init__()
@@ -179,14 +184,14 @@ class Encode(nn.Module):
         for k, scale in enumerate(self.scales):
             area = getattr(self, f"area_{k}")
             pooled = residual if k == len(self.scales) - 1 else area @ residual @ area.T
-            vectors = pooled.flatten(2).transpose(1, 2)
+            vectors = pooled.flatten(2).permute(2, 0, 1)
             distance = codebook.square().sum(1) - 2 * vectors @ codebook.T  # |vector|² is the same for all rows
             nearest = distance.argmin(-1).to(torch.int32)
             h = scale.contribution(nearest)
             f_hat, residual = f_hat + h, residual - h
             tokens.append(nearest)
             f_hats.append(f_hat)
-        return torch.cat(tokens, 1), torch.stack(f_hats)
+        return torch.cat(tokens), torch.stack(f_hats)
 
 
 def encode(vqvae: Vqvae, schedule: Schedule) -> Traceable:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def guide(logits: Tensor, guidance: Tensor) -> Tensor:
-    """Classifier-free guidance: logits [m, R, V] and strengths t [B] → (1 + t)·conditional − t·unconditional [B, m, V]."""
-    batch = guidance.shape[0]
-    t = guidance.reshape(1, batch, 1)
-    return ((1 + t) * logits[:, :batch] - t * logits[:, batch:]).transpose(0, 1)
+    """Classifier-free guidance: logits [m, R, V], strengths t [1, B] → (1 + t)·conditional − t·unconditional [m, B, V]."""
+    batch = guidance.shape[1]
+    t = guidance.unsqueeze(-1)
+    return (1 + t) * logits[:, :batch] - t * logits[:, batch:]
 
 
 def draw(
@@ -22,21 +22,21 @@ def draw(
 ) -> Tensor:
     """Draw one token a position.
 
-    logits [B, m, V] and uniforms [B, m] in float32; top_k int32, top_p, temperature float32 [B]; ``width`` is the
-    fixed number of candidates that TopK keeps, the ceiling of top_k. Returns int32 [B, m].
+    logits [m, B, V] and uniforms [m, B] in float32; top_k int32, top_p, temperature float32 [1, B]; ``width`` is the
+    fixed number of candidates that TopK keeps, the ceiling of top_k. Returns int32 [m, B].
 
     Top-p drops, in ascending order, what sums to at most 1 − p; over the kept candidates in descending order that is:
     a candidate stays while the probability before it is below p.
     """
     candidates, tokens = torch.topk(logits, width, dim=-1, sorted=True)
     rank = torch.arange(width, device=logits.device)
-    kept = rank < top_k.reshape(-1, 1, 1)
+    kept = rank < top_k.unsqueeze(-1)
     floor = torch.full_like(candidates, -1e30)  # finite: inf − inf is not a number
     probability = torch.where(kept, candidates, floor).softmax(-1)
     before = probability.cumsum(-1) - probability
-    p = top_p.reshape(-1, 1, 1)
+    p = top_p.unsqueeze(-1)
     kept = kept & ((before < p) | (p >= 1) | (rank == 0))
-    tempered = torch.where(kept, candidates / temperature.reshape(-1, 1, 1), floor).softmax(-1)
+    tempered = torch.where(kept, candidates / temperature.unsqueeze(-1), floor).softmax(-1)
     passed = (tempered.cumsum(-1) <= uniforms.unsqueeze(-1)).to(torch.int64).sum(-1)
     last = kept.to(torch.int64).sum(-1) - 1  # rounding can leave the sum below u
     chosen = torch.minimum(passed, last).unsqueeze(-1)

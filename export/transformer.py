@@ -8,8 +8,8 @@ Shape letters, used in names and docstrings throughout the project:
     m of them to be drawn, T past positions, L all positions, C width, H heads, D = 64 head width, V codebook size,
     Z codebook width, M condition vectors a row.
 
-Activations are sequence-first, [n, R, C]: keys and values then leave the model in the layout of the cache,
-[positions, R, H, D], whose front is the past of every later scale.
+Everything is sequence-first, [n, R, C]: keys and values leave the model in the layout of the cache, [positions, R, H, D],
+whose front is the past of every later scale; features and tokens of several scales are one contiguous buffer.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from trt_var.schedule import Schedule
 
 HEAD_WIDTH = 64
+MASKED = -1e4  # within float16; attention scores are at most 100
 MAX_LOG_SCALE = 4.605170185988092  # log(100), the ceiling of the learned attention temperature
 
 
@@ -61,26 +62,26 @@ class Attention(nn.Module):
         self.mat_qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
         self.proj = nn.Linear(shape.width, shape.width)
 
-    def forward(self, x: Tensor, past_k: Tensor, past_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [n, R, C], past [T, R, H, D] → attention [n, R, C], new keys and values [n, R, H, D].
+    def forward(self, x: Tensor, past_k: Tensor, past_v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [n, R, C], past [T, R, H, D], bias [n, T + n] → attention [n, R, C], new keys and values [n, R, H, D].
 
         The 1e-12 of the L2 normalisation is zero in float16, so the norm is taken in float32.
         """
         n, rows, width = x.shape
-        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)).to(x.dtype)
-        qkv = (self.mat_qkv(x) + bias).reshape(n, rows, 3, self.heads, HEAD_WIDTH)
+        qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)).to(x.dtype)
+        qkv = (self.mat_qkv(x) + qkv_bias).reshape(n, rows, 3, self.heads, HEAD_WIDTH)
         q, k, v = qkv.unbind(2)
         scale = self.scale_mul_1H11.float().clamp(max=MAX_LOG_SCALE).exp().reshape(self.heads, 1)
         q = (F.normalize(q.float(), dim=-1, eps=1e-12) * scale).to(x.dtype)
         k = F.normalize(k.float(), dim=-1, eps=1e-12).to(x.dtype)
         keys, values = torch.cat((past_k, k)), torch.cat((past_v, v))
-        out = self._attend(q.permute(1, 2, 0, 3), keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3))
+        out = self._attend(q.permute(1, 2, 0, 3), keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3), bias)
         return self.proj(out.permute(2, 0, 1, 3).reshape(n, rows, width)), k, v
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         if q.dtype == torch.float16:  # one Attention layer of opset 23; TensorRT fuses it in half precision only
-            return F.scaled_dot_product_attention(q, k, v, scale=1.0)
-        return (q @ k.transpose(-1, -2)).softmax(-1) @ v
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        return (q @ k.transpose(-1, -2) + bias).softmax(-1) @ v
 
 
 class FeedForward(nn.Module):
@@ -108,11 +109,13 @@ class Block(nn.Module):
         else:
             self.ada_lin = adaptive_linear(shape.width, 6)
 
-    def forward(self, x: Tensor, conditions: Tensor, past_k: Tensor, past_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [n, R, C] float32, conditions [R, 6, C], past [T, R, H, D] → x, new keys, new values."""
+    def forward(
+        self, x: Tensor, conditions: Tensor, past_k: Tensor, past_v: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x [n, R, C] float32, conditions [R, 6, C], past [T, R, H, D], bias [n, T + n] → x, new keys, new values."""
         gamma1, gamma2, scale1, scale2, shift1, shift2 = conditions.unbind(1)
         dtype = self.attn.proj.weight.dtype
-        attended, k, v = self.attn((layer_norm(x) * (1 + scale1) + shift1).to(dtype), past_k, past_v)
+        attended, k, v = self.attn((layer_norm(x) * (1 + scale1) + shift1).to(dtype), past_k, past_v, bias)
         x = x + gamma1 * attended.float()
         fed = self.ffn((layer_norm(x) * (1 + scale2) + shift2).to(dtype))
         return x + gamma2 * fed.float(), k, v
@@ -141,15 +144,19 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
         self.head_nm = Head(width)
         self.head = nn.Linear(width, shape.vocabulary)
-        self.register_buffer("levels", torch.tensor(schedule.levels()), persistent=False)
+        self.set_levels()
+
+    def set_levels(self) -> None:
+        """Compute the scale of every position; again after parameters were moved without their values."""
+        self.register_buffer("levels", torch.tensor(self.shape.schedule.levels()), persistent=False)
 
     def embed(self, features: Tensor, first: Tensor, start: int) -> Tensor:
-        """Features [B, n, Z] and class embeddings [R, C] → the transformer's input [n, R, C].
+        """Features [n, B, Z] and class embeddings [R, C] → the transformer's input [n, R, C].
 
         The first scale's input is the class embedding; every later one is the embedded feature map.
         """
-        n = features.shape[1]
-        words = self.word_embed(features.transpose(0, 1))
+        n = features.shape[0]
+        words = self.word_embed(features)
         positions = self.pos_1LC[0] + self.lvl_embed(self.levels)
         begin = self.pos_start[0] - self.word_embed.bias  # the features of the first scale are zero
         pad = (0, 0, 0, self.shape.schedule.length - begin.shape[0])
@@ -157,19 +164,29 @@ class Transformer(nn.Module):
         is_first = F.pad(torch.ones_like(begin[:, :1]), pad)[start : start + n, None]
         return torch.cat((words, words), 1) + positions + is_first * first
 
+    def causal_bias(self, start: int, n: int) -> Tensor:
+        """What is added to the attention scores of positions start … start + n − 1: [n, start + n].
+
+        Zero, but for keys of a later scale than the query's. Such pairs only exist when several scales go through in
+        one pass, as at the hand-over.
+        """
+        levels = self.levels[: start + n]
+        return torch.where(levels <= levels[start:].unsqueeze(1), 0.0, MASKED)
+
     def forward(
         self, features: Tensor, conditions: Tensor, past: list[Tensor], drawn: int
     ) -> tuple[Tensor, list[Tensor]]:
-        """One scale: features [B, n, Z], conditions [R, M, C], past k and v of each block [T, R, H, D].
+        """One pass: features [n, B, Z], conditions [R, M, C], past k and v of each block [T, R, H, D].
 
-        Returns the logits of the last ``drawn`` positions [m, R, V] in float32, and the new keys and values
+        A pass is one scale, or all scales up to the first that this model draws. Returns the logits of the last ``drawn`` positions [m, R, V] in float32, and the new keys and values
         [n, R, H, D] in the order of ``past``.
         """
         x = self.embed(features, conditions[:, 0], past[0].shape[0])
+        bias = self.causal_bias(past[0].shape[0], features.shape[0]).to(past[0].dtype)
         new: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             six = conditions[:, 1 + 6 * i : 7 + 6 * i]
-            x, k, v = block(x, six, past[2 * i], past[2 * i + 1])
+            x, k, v = block(x, six, past[2 * i], past[2 * i + 1], bias)
             new += [k, v]
         scale, shift = conditions[:, -2:].unbind(1)
         x = layer_norm(x[x.shape[0] - drawn :]) * (1 + scale) + shift

@@ -209,11 +209,10 @@ class Vqvae(nn.Module):
         self.post_quant_conv = Conv(shape.code_width, shape.code_width)
 
     def to_half(self) -> Vqvae:
-        """Convolutions of encoder and decoder in float16; norms, residuals, codebook and φ stay in float32."""
-        for part in (self.encoder, self.decoder):
-            for module in part.modules():
-                if isinstance(module, Conv):
-                    module.half()
+        """Convolutions of the decoder in float16; norms, residuals, encoder, codebook and φ stay in float32."""
+        for module in self.decoder.modules():
+            if isinstance(module, Conv):
+                module.half()
         return self
 
     def decode(self, f_hat: Tensor) -> Tensor:

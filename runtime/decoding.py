@@ -1,8 +1,8 @@
 """The decoding loop: drafter, refiner, plain VAR, previews and calibration all go through it.
 
 Collaborative decoding (arXiv 2411.17787): the drafter draws scales 0..N−1, the refiner the rest. f_hat and features
-carry over; the refiner's cache of the drafted prefix comes from running the refiner on the prefix features, scale by
-scale, without drawing.
+carry over; the refiner's cache of the drafted prefix comes from running the refiner on the prefix features, in one pass
+together with the first scale that it draws.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Chain:
     manifest: Manifest
     transformers: Mapping[Role, Transformer]
     quantiser: tuple[Graph, ...]
+    decoder: Graph
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ class Request:
 
     Attributes:
         labels: class of each image.
-        uniforms: float32 [B, L], the numbers that decide each position.
+        uniforms: float32 [L, B], the numbers that decide each position.
         n_draft: how many scales the drafter draws.
         sampling: checked settings.
-        teacher: tokens [B, L] that replace the drawn ones in what later scales see, to compare models on equal input.
+        teacher: tokens [L, B] that replace the drawn ones in what later scales see, to compare models on equal input.
         logits: also keep the guided logits; the step graphs must have that output.
     """
 
@@ -70,9 +71,9 @@ class DecodedScale:
     Attributes:
         index: the scale.
         role: which model drew it.
-        tokens: int32 [B, n].
+        tokens: int32 [n, B].
         f_hat: float32 [B, Z, P, P], the sum over the scales so far.
-        logits: float32 [B, n, V] if they were asked for.
+        logits: float32 [n, B, V] if they were asked for.
     """
 
     index: int
@@ -84,87 +85,87 @@ class DecodedScale:
 
 def decode(chain: Chain, request: Request) -> Iterator[DecodedScale]:
     """Draw all scales, one after the other."""
-    schedule = Schedule(chain.manifest.schedule)
-    batch = len(request.labels)
-    backend = chain.backend
-    decoders = {
-        role: _Decoder(chain, role, request) for role in _roles(request.n_draft, schedule.scales)
-    }
-    side, width = schedule.side, chain.manifest.code_width
-    f_hat = backend.upload(np.zeros((batch, width, side, side), np.float32))
-    features = backend.upload(np.zeros((batch, schedule.tokens(0), width), np.float32))
-    seen: list[Buffer] = []
+    backend, schedule = chain.backend, Schedule(chain.manifest.schedule)
+    batch, width = len(request.labels), chain.manifest.code_width
+    f_hat = backend.upload(np.zeros((batch, width, schedule.side, schedule.side), np.float32))
+    features = backend.upload(np.zeros((schedule.length, batch, width), np.float32))
+    teacher = None if request.teacher is None else backend.upload(request.teacher.astype(np.int32))
     for scale in range(schedule.scales):
         role: Role = "drafter" if scale < request.n_draft else "refiner"
-        decoder = decoders[role]
-        for earlier in range(decoder.filled, scale):  # the hand-over
-            decoder.run(earlier, seen[earlier], drawn=0)
-        tokens, logits = decoder.run(scale, features, drawn=schedule.tokens(scale))
-        if request.teacher is not None:
-            tokens = backend.upload(request.teacher[:, schedule.span(scale)].astype(np.int32))
-        seen.append(features)
-        inputs, outputs = {"tokens": tokens, "f_hat": f_hat}, {}
-        f_hat = outputs["new_f_hat"] = backend.empty((batch, width, side, side), np.float32)
+        if scale in (0, request.n_draft):
+            decoder = _Decoder(chain, role, request)
+        tokens, logits = decoder.draw(scale, features)
+        inputs = {"tokens": tokens if teacher is None else teacher[schedule.span(scale)], "f_hat": f_hat}
+        f_hat = backend.empty((batch, width, schedule.side, schedule.side), np.float32)
+        outputs = {"new_f_hat": f_hat}
         if scale + 1 < schedule.scales:
-            features = outputs["features"] = backend.empty((batch, schedule.tokens(scale + 1), width), np.float32)
+            outputs["features"] = features[schedule.span(scale + 1)]
         chain.quantiser[scale].run(inputs, outputs)
         yield DecodedScale(scale, role, tokens, f_hat, logits)
 
 
-def _roles(n_draft: int, scales: int) -> list[Role]:
-    roles: list[tuple[Role, bool]] = [("drafter", n_draft > 0), ("refiner", n_draft < scales)]
-    return [role for role, used in roles if used]
+def render(chain: Chain, f_hat: Buffer) -> NDArray[np.uint8]:
+    """f_hat [B, Z, P, P] → images [B, H, W, 3], on the host."""
+    side = chain.manifest.image_side
+    images = chain.backend.empty((f_hat.shape[0], side, side, 3), np.uint8)
+    chain.decoder.run({"f_hat": f_hat}, {"images": images})
+    return chain.backend.download(images)
 
 
 class _Decoder:
-    """One transformer's side of a decoding: its conditions, its cache, and how many scales that holds.
+    """One transformer's side of a decoding: its conditions, its settings and its cache.
 
-    The cache of a block is one buffer [positions, 2B, H, 64]: the past is its front, a step's keys and values follow.
+    The cache of a block is one buffer [positions, 2B, H, 64]: the past is its front, a pass's keys and values follow.
+    The first pass of the refiner takes the drafted prefix and its first own scale together.
     """
 
     def __init__(self, chain: Chain, role: Role, request: Request) -> None:
         self._chain, self._request = chain, request
         self._model = model = chain.transformers[role]
         self._schedule = schedule = Schedule(chain.manifest.schedule)
-        self.filled = 0
         backend, batch = chain.backend, len(request.labels)
         null = model.conditions.shape[0] - 1
-        rows = [*request.labels, *[null] * batch]
-        self._conditions = backend.upload(model.conditions[rows].astype(np.float32))
-        last = schedule.scales if role == "refiner" else request.n_draft
-        positions = schedule.begin(last - 1)  # nothing reads the last scale's keys and values
+        self._conditions = backend.upload(model.conditions[[*request.labels, *[null] * batch]].astype(np.float32))
+        self._settings = {name: backend.upload(value) for name, value in _settings(request, schedule.scales).items()}
+        self._uniforms = backend.upload(request.uniforms)
+        self._last = (request.n_draft if role == "drafter" else schedule.scales) - 1
+        self._filled = 0
+        positions = schedule.begin(self._last)  # nothing reads the last scale's keys and values
         dtype = np.float16 if chain.manifest.precision == "fp16" else np.float32
-        self._last = last - 1
         self._cache = {
             f"{which}_{block}": backend.empty((positions, 2 * batch, model.heads, HEAD_WIDTH), dtype)
             for block in range(model.depth)
             for which in "kv"
         }
 
-    def run(self, scale: int, features: Buffer, drawn: int) -> tuple[Buffer, Buffer | None]:
-        """Run the step graph on one scale; returns tokens [B, drawn] and, if asked for, guided logits."""
-        chain, request, span = self._chain, self._request, self._schedule.span(scale)
-        backend, batch = chain.backend, len(request.labels)
-        inputs = {"features": features, "conditions": self._conditions}
-        inputs |= {name: backend.upload(value) for name, value in self._settings(scale, drawn).items()}
-        inputs |= {f"past_{name}": cache[: span.start] for name, cache in self._cache.items()}
-        outputs: dict[str, Buffer] = {"tokens": backend.empty((batch, drawn), np.int32)}
-        if request.logits and drawn:
-            outputs["guided_logits"] = backend.empty((batch, drawn, chain.manifest.vocabulary), np.float32)
+    def draw(self, scale: int, features: Buffer) -> tuple[Buffer, Buffer | None]:
+        """Run the step graph up to the end of a scale; returns its tokens [n, B] and, if asked for, guided logits.
+
+        features: [L, B, Z], known up to the end of the scale.
+        """
+        backend, span = self._chain.backend, self._schedule.span(scale)
+        batch, drawn = len(self._request.labels), self._schedule.tokens(scale)
+        new = slice(self._filled, span.stop)
+        inputs = {"features": features[new], "conditions": self._conditions, "uniforms": self._uniforms[span]}
+        inputs |= {name: rows[scale : scale + 1] for name, rows in self._settings.items()}
+        inputs |= {f"past_{name}": cache[: self._filled] for name, cache in self._cache.items()}
+        outputs: dict[str, Buffer] = {"tokens": backend.empty((drawn, batch), np.int32)}
+        if self._request.logits:
+            outputs["guided_logits"] = backend.empty((drawn, batch, self._chain.manifest.vocabulary), np.float32)
         if scale != self._last:
-            outputs |= {f"new_{name}": cache[span] for name, cache in self._cache.items()}
+            outputs |= {f"new_{name}": cache[new] for name, cache in self._cache.items()}
         self._model.step.run(inputs, outputs)
-        self.filled = scale + 1
+        self._filled = span.stop
         return outputs["tokens"], outputs.get("guided_logits")
 
-    def _settings(self, scale: int, drawn: int) -> dict[str, NDArray[Any]]:
-        request, scales = self._request, self._schedule.scales
-        batch, sampling, span = len(request.labels), request.sampling, self._schedule.span(scale)
-        guidance = sampling.cfg * scale / max(scales - 1, 1)
-        return {
-            "uniforms": request.uniforms[:, span][:, :drawn],
-            "guidance": np.full(batch, guidance, np.float32),
-            "temperature": np.full(batch, sampling.temperatures(scales)[scale], np.float32),
-            "top_p": np.full(batch, sampling.top_p, np.float32),
-            "top_k": np.full(batch, sampling.top_k, np.int32),
-        }
+
+def _settings(request: Request, scales: int) -> dict[str, NDArray[Any]]:
+    """Settings by scale [K, B]; guidance ramps up from 0 at the first scale to cfg at the last."""
+    sampling, shape = request.sampling, (scales, len(request.labels))
+    guidance = np.float32(sampling.cfg) * np.arange(scales, dtype=np.float32) / max(scales - 1, 1)
+    return {
+        "guidance": np.broadcast_to(guidance[:, None], shape),
+        "temperature": np.broadcast_to(np.float32(sampling.temperatures(scales))[:, None], shape),
+        "top_p": np.full(shape, sampling.top_p, np.float32),
+        "top_k": np.full(shape, sampling.top_k, np.int32),
+    }

@@ -59,6 +59,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decoder: Graph
     encoder: Graph
     vae_origin: dict[str, str]
+    vae_channels: int
     files: dict[str, File]
     class_names: str | None = None
     report: str | None = None

@@ -75,6 +75,6 @@ def preset(name: str, scales: int) -> Sampling:
 
 
 def uniforms(seeds: Sequence[int], length: int) -> NDArray[np.float32]:
-    """One number in [0, 1) for every position of every image, [B, L]: the Philox stream of the image's own seed."""
+    """One number in [0, 1) for every position of every image, [L, B]: the Philox stream of the image's own seed."""
     streams = [np.random.Generator(np.random.Philox(key=seed)).random(length, dtype=np.float32) for seed in seeds]
-    return np.stack(streams)
+    return np.stack(streams, axis=1)

@@ -1,0 +1,77 @@
+"""The backends: which exist, which are usable here, and which one ``auto`` takes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+
+from trt_var.backends.base import Backend
+from trt_var.errors import BackendError, UsageError
+
+log = logging.getLogger(__name__)
+
+# name → (module, what to install); where both work on a CPU, the faster comes first (docs/backends.md has the figures)
+KINDS = {
+    "openvino": ("trt_var.backends.openvino", "pip install 'trt-var[cpu]'"),
+    "onnxruntime": ("trt_var.backends.onnxruntime", "pip install 'trt-var[cpu]', or 'trt-var[gpu]' for CUDA"),
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a backend is usable here: its description, or the reason why not."""
+
+    name: str
+    usable: bool
+    detail: str
+    accelerated: bool = False
+
+
+def create(name: str = "auto") -> Backend:
+    """Create a backend by name; ``auto`` takes a GPU if one is usable, else the fastest on this CPU.
+
+    Raises:
+        UsageError: unknown name.
+        BackendError: not installed or not usable, with the reason and what to install.
+    """
+    if name == "auto":
+        return _automatic()
+    if name not in KINDS:
+        raise UsageError(f"backend is {name!r}; expected auto, {' or '.join(KINDS)}")
+    module, install = KINDS[name]
+    try:
+        backend: Backend = importlib.import_module(module).create()
+    except ImportError as error:
+        raise BackendError(f"backend {name} is not installed ({error}): {install}") from error
+    log.info("backend %s: %s", name, backend.description)
+    return backend
+
+
+def statuses() -> list[Status]:
+    """Every backend with its description or the reason why it is not usable."""
+    found = []
+    for name in KINDS:
+        try:
+            backend = create(name)
+            found.append(Status(name, True, backend.description, accelerated="CUDA device" in backend.description))
+        except BackendError as error:
+            found.append(Status(name, False, str(error)))
+    return found
+
+
+def fastest(found: list[Status]) -> Status | None:
+    """The one that ``auto`` takes: an accelerator before a CPU, else the order of KINDS."""
+    usable = [status for status in found if status.usable]
+    return min(usable, key=lambda status: not status.accelerated, default=None)
+
+
+def _automatic() -> Backend:
+    found = statuses()
+    chosen = fastest(found)
+    if chosen is None:
+        raise BackendError("no backend is usable here: " + "; ".join(status.detail for status in found))
+    for status in found:
+        if not status.usable:
+            log.info("backend %s not considered: %s", status.name, status.detail)
+    return create(chosen.name)

@@ -57,8 +57,8 @@ class OnnxRuntime(HostMemory):
     _providers: tuple[Any, ...] = ("CPUExecutionProvider",)
     _device = "cpu"
 
-    def __init__(self) -> None:
-        self.description = f"ONNX Runtime {ort.__version__}, CPU, float32 arithmetic"
+    def __init__(self, remark: str = "") -> None:
+        self.description = f"ONNX Runtime {ort.__version__}, CPU, float32 arithmetic{remark}"
 
     def load(self, path: Path, *, exact: bool = False) -> Graph:
         options = ort.SessionOptions()
@@ -114,7 +114,12 @@ def _address(buffer: Buffer) -> int:
 
 
 def create() -> Backend:
-    """The CUDA provider where the installed package and the machine have it, else the CPU provider."""
-    if CUDA in ort.get_available_providers():
-        return OnnxRuntimeCuda()
-    return OnnxRuntime()
+    """The CUDA provider where the installed package and the machine have it, else the CPU provider, saying why."""
+    if CUDA not in ort.get_available_providers():
+        return OnnxRuntime()
+    try:
+        backend = OnnxRuntimeCuda()
+        backend.empty((1,), np.float32)  # the only sign of a missing driver or device before a session is made
+    except Exception as error:  # as above
+        return OnnxRuntime(f" (CUDA not usable: {str(error).splitlines()[0]})")
+    return backend

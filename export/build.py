@@ -1,0 +1,79 @@
+"""Building a bundle: checkpoints → checked ONNX graphs, condition tables and a manifest.
+
+``python export/build.py --drafter d30 --refiner d16``, or ``trt-var build`` with the same options.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from trt_var import manifest as manifests
+from trt_var.errors import BundleExistsError, OutputError, UsageError
+from trt_var.export.recipe import Progress, Recipe, Silent
+
+MAX_TOP_K = 3840  # TensorRT's TopK takes no more
+
+
+def build(recipe: Recipe, progress: Progress | None = None) -> Path:
+    """Build a bundle into ``recipe.out``; it appears there complete or not at all.
+
+    Raises:
+        UsageError: the recipe contradicts itself, or the target exists.
+        CheckpointError: weights missing, damaged, or of models that do not belong together.
+        ExportError: a graph disagrees with the torch model.
+        OutputError: the target cannot be written.
+    """
+    _check(recipe)
+    from trt_var.export.workshop import Workshop  # imports torch; a bad request is told without it
+
+    workshop = Workshop.open(recipe, progress or Silent())
+    try:
+        recipe.out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=recipe.out.parent, prefix=f".{recipe.out.name}.building-"))
+        try:
+            workshop.fill(folder)
+            folder.chmod(0o755)
+            _put_in_place(folder, recipe.out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {recipe.out}: {error.strerror or error}") from error
+    return recipe.out
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse before anything is fetched or traced."""
+    if not 1 <= recipe.max_top_k <= MAX_TOP_K:
+        raise UsageError(f"--max-top-k is {recipe.max_top_k}; expected 1 to {MAX_TOP_K}, what TensorRT's TopK takes")
+    if recipe.finetuned is not None and recipe.refiner is None:
+        raise UsageError("--finetuned names a pair; give --refiner d16 too")
+    if recipe.out.exists() and not recipe.force:
+        raise BundleExistsError(f"{recipe.out} exists; choose another --out, or --force to replace the bundle there")
+    if recipe.out.exists() and not (recipe.out / manifests.FILE_NAME).is_file():
+        raise BundleExistsError(f"{recipe.out} exists and is no bundle; --force replaces bundles only")
+
+
+def _put_in_place(folder: Path, out: Path) -> None:
+    """Rename a finished folder; an older bundle steps aside first and goes when the new one is there."""
+    if not out.exists():
+        folder.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.replaced-"))
+    out.rename(aside / out.name)
+    try:
+        folder.rename(out)
+    except OSError:
+        (aside / out.name).rename(out)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from trt_var.cli import main
+
+    sys.exit(main(["build", *sys.argv[1:]]))

@@ -1,0 +1,58 @@
+"""What to build, and who watches."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from trt_var.schedule import Schedule
+
+log = logging.getLogger(__name__)
+Precision = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to build.
+
+    Attributes:
+        drafter, refiner, vae: as sources.resolve takes them; without a refiner, plain VAR.
+        out: the bundle's folder.
+        precision: fp32, or fp16 with norms, residual, softmax statistics and f_hat in float32.
+        max_top_k: how many candidates the graphs keep, the ceiling of top_k.
+        finetuned: take CoDe's released pair for this N.
+        schedule: patch sides, for checkpoints that do not tell them.
+        force: replace a bundle that lies at ``out``.
+        compare: run every graph against the torch model.
+    """
+
+    drafter: str
+    refiner: str | None
+    vae: str
+    out: Path
+    precision: Precision = "fp32"
+    max_top_k: int = 1024
+    finetuned: int | None = None
+    schedule: Schedule | None = None
+    force: bool = False
+    compare: bool = True
+
+
+class Progress(Protocol):
+    """Called when a stage begins, and for each of its steps."""
+
+    def stage(self, name: str, steps: int) -> None: ...
+
+    def step(self) -> None: ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def stage(self, name: str, steps: int) -> None:
+        log.info("%s", name)
+
+    def step(self) -> None:
+        pass

@@ -1,0 +1,15 @@
+"""One file a command: its options, and what it does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trt_var.commands import backends, build, info, run
+
+COMMANDS: dict[str, Callable[[Any, str], None]] = {
+    "run": run.add,
+    "build": build.add,
+    "info": info.add,
+    "backends": backends.add,
+}

@@ -1,0 +1,95 @@
+"""``trt-var build``: checkpoints → bundle. Needs the ``export`` extra."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt_var.errors import BackendError, UsageError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from trt_var.schedule import Schedule
+
+MAX_SIDE = 256
+
+
+def add(subparsers: Any, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="turn checkpoints into a bundle (needs trt-var[export])",
+        description="Export drafter, refiner and VQVAE to ONNX, compare every graph with the PyTorch model, and write "
+        "a bundle that runs without PyTorch.",
+    )
+    names = "d16, d20, d24, d30, d36 (fetched from Hugging Face), a .pth or .safetensors file, or random:dN[:SEED]"
+    parser.add_argument("--drafter", required=True, metavar="MODEL", help=f"draws the first scales: {names}")
+    parser.add_argument("--refiner", metavar="MODEL", help="draws the others; leave it out for plain VAR")
+    parser.add_argument(
+        "--vae", default="default", metavar="MODEL", help="the released VQVAE (default), a file, or random[:SEED]"
+    )
+    parser.add_argument("--finetuned", type=int, metavar="N", help="the d30 and d16 that CoDe tuned for this N (6 to 9)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: engines/<drafter>-<refiner>)")
+    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of products and cache (default: fp32)")
+    parser.add_argument("--max-top-k", type=int, default=1024, metavar="K", help="ceiling of top-k (default: 1024)")
+    parser.add_argument("--schedule", type=_schedule, metavar="1,2,…", help="patch sides, if the checkpoint does not tell")
+    parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
+    parser.add_argument("--no-compare", dest="compare", action="store_false", help="skip the comparison with PyTorch")
+    parser.set_defaults(command=_build, name=name)
+
+
+def _build(options: argparse.Namespace) -> None:
+    try:
+        from trt_var.export.build import build
+        from trt_var.export.recipe import Recipe
+    except ImportError as error:
+        raise BackendError(f"building needs PyTorch and ONNX ({error}): pip install 'trt-var[export]'") from error
+
+    tuned = None if options.finetuned is None else f"n{options.finetuned}"
+    names = [_short(name) for name in (options.drafter, options.refiner, tuned) if name]
+    out = options.out or Path("engines") / "-".join(names)
+    fields = ("drafter", "refiner", "vae", "precision", "max_top_k", "finetuned", "schedule", "force", "compare")
+    started = time.monotonic()
+    bars = _Bars()
+    try:
+        build(Recipe(out=out, **{field: getattr(options, field) for field in fields}), bars)
+    finally:
+        bars.close()
+    print(f"{out} built in {time.monotonic() - started:.0f} s; next: trt-var run --engines {out} --labels 207")
+
+
+class _Bars:
+    """One progress bar a stage, on a terminal only."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def stage(self, name: str, steps: int) -> None:
+        from tqdm import tqdm
+
+        self.close()
+        self._bar = tqdm(total=steps, desc=f"{name:22}", unit="", disable=None, bar_format="{desc} {bar:30} {n}/{total} {elapsed}")
+
+    def step(self) -> None:
+        if self._bar is not None:
+            self._bar.update()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _short(name: str) -> str:
+    """``random:d30:7`` → ``random_d30_7``, a path → its stem."""
+    return Path(name).stem.replace(":", "_")
+
+
+def _schedule(text: str) -> Schedule:
+    from trt_var.schedule import Schedule
+
+    sides = tuple(int(side) for side in text.split(","))
+    if list(sides) != sorted(set(sides)) or not 1 <= sides[0] <= sides[-1] <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"expected rising patch sides from 1 to {MAX_SIDE}, e.g. 1,2,3,4")
+    return Schedule(sides)

@@ -1,0 +1,102 @@
+"""``trt-var run``: labels → pictures."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt_var.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from trt_var.pipeline import Generation, Pipeline
+    from trt_var.sampling import Sampling
+
+
+def add(subparsers: Any, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="generate images",
+        description="Generate one image a label. Image i has seed S + i; the same label, seed and settings give the same "
+        "image whatever is drawn with it.",
+    )
+    parser.add_argument("--engines", type=Path, default=Path("engines/d30-d16"), metavar="DIR", help="the bundle (default: %(default)s)")
+    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws: 0 is the plain refiner, all scales the plain drafter (default: 8, or what a fine-tuned pair serves)")
+    parser.add_argument("--labels", default="207", metavar="A,B,…", help="class numbers or names (default: %(default)s)")
+    parser.add_argument("--num", type=int, metavar="n", help="how many images; labels repeat in turn (default: one a label)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
+    parser.add_argument("--preset", choices=("code", "var"), help="published settings; single ones given beside it win")
+    parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength (default: 1.5)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="likeliest tokens kept; 1 is greedy (default: 600)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept (default: 0.96)")
+    parser.add_argument("--temperature", type=_numbers, metavar="T[,T…]", help="one, or one a scale (default: 1.0)")
+    parser.add_argument("--backend", choices=("auto", "onnxruntime", "openvino"), default="auto", help="default: the fastest that works")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="all images in one picture (default: grid.png, unless another output is named)")
+    parser.add_argument("--out-dir", type=Path, metavar="DIR", help="one PNG an image")
+    parser.add_argument("--save-npz", type=Path, metavar="FILE", help="images, tokens, labels and seeds as arrays")
+    parser.set_defaults(command=_run, name=name)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from trt_var.pipeline import Pipeline
+
+    outputs = [path for path in (options.out, options.save_npz) if path] or [Path("grid.png")]
+    for path in outputs:
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
+    wanted: list[int | str] = [label.strip() for label in options.labels.split(",") if label.strip()]
+    if options.num is not None and wanted:
+        if options.num < 1:
+            raise UsageError(f"--num is {options.num}; expected 1 or more")
+        wanted = [wanted[i % len(wanted)] for i in range(min(options.num, _limit() + 1))]
+    with Pipeline.load(options.engines, options.backend) as pipeline:
+        settings = {"seeds": options.seed, "n_draft": options.n_draft, "sampling": _sampling(options, pipeline)}
+        started = time.monotonic()
+        with tqdm(total=len(wanted), unit="image", disable=None if len(wanted) > options.batch_size else True) as bar:
+            result = pipeline.generate(wanted, **settings, batch_size=options.batch_size, progress=bar.update)
+        seconds = time.monotonic() - started
+        written = _write(options, result)
+        print(f"{len(result.images)} images in {seconds:.1f} s on {pipeline.backend}: {', '.join(map(str, written))}")
+
+
+def _limit() -> int:
+    from trt_var.pipeline import MAX_IMAGES
+
+    return MAX_IMAGES
+
+
+def _sampling(options: argparse.Namespace, pipeline: Pipeline) -> Sampling:
+    from dataclasses import replace
+
+    from trt_var.sampling import Sampling, preset
+
+    base = preset(options.preset, len(pipeline.manifest.schedule)) if options.preset else Sampling()
+    given = {name: getattr(options, name) for name in ("cfg", "top_k", "top_p", "temperature")}
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def _write(options: argparse.Namespace, result: Generation) -> list[Path]:
+    from trt_var import images
+
+    written = []
+    if options.out or not (options.out_dir or options.save_npz):
+        written.append(options.out or Path("grid.png"))
+        images.save_picture(written[-1], images.grid(result.images))
+    if options.out_dir:
+        written.append(options.out_dir)
+        images.save_folder(options.out_dir, result)
+    if options.save_npz:
+        written.append(options.save_npz)
+        images.save_npz(
+            options.save_npz, images=result.images, tokens=result.tokens, labels=result.labels, seeds=result.seeds
+        )
+    return written
+
+
+def _numbers(text: str) -> float | tuple[float, ...]:
+    numbers = tuple(float(number) for number in text.split(","))
+    return numbers[0] if len(numbers) == 1 else numbers

@@ -1,0 +1,97 @@
+"""Writing results: picture files, grids and npz, beside the target first and renamed when complete."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_var.errors import OutputError
+
+if TYPE_CHECKING:
+    from trt_var.pipeline import Generation
+
+
+def grid(images: NDArray[np.uint8], gap: int = 2) -> NDArray[np.uint8]:
+    """Images [n, H, W, 3] side by side in a nearly square grid, white between them."""
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write an [H, W, 3] array in the format of the file's suffix.
+
+    Raises:
+        OutputError: unknown suffix, no such folder, disk full.
+    """
+    from PIL import Image
+
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise OutputError(f"cannot write {path}: unknown picture format {path.suffix!r}; use .png, .jpg or .webp")
+    with replacing(path) as file:
+        Image.fromarray(pixels).save(file, format=Image.registered_extensions()[path.suffix.lower()])
+
+
+def save_npz(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write arrays as a compressed npz.
+
+    Raises:
+        OutputError: no such folder, disk full.
+    """
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the file for a flag
+
+
+def save_folder(folder: Path, result: Generation) -> None:
+    """Write one PNG an image, named by position, label and seed.
+
+    Raises:
+        OutputError: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    for i, (pixels, label, seed) in enumerate(zip(result.images, result.labels, result.seeds, strict=True)):
+        save_picture(folder / f"{i:05d}-class{label}-seed{seed}.png", pixels)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that becomes ``path`` when the block ends well, and disappears when it does not.
+
+    Raises:
+        OutputError: for what the operating system refuses.
+    """
+    partial: str | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            partial = file.name
+            yield file
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+        partial = None
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if partial:
+            Path(partial).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,45 @@
+"""Labels of a request: class numbers, or names where they are unambiguous."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from trt_var.errors import UsageError
+
+
+def resolve(labels: Sequence[int | str], names: Sequence[str], classes: int) -> list[int]:
+    """Class numbers of labels given as numbers or names.
+
+    ``names`` has one line of comma-separated names a class, or nothing.
+
+    Raises:
+        UsageError: a number out of range, an unknown name (with close ones), or a name of several classes.
+    """
+    index: dict[str, list[int]] = {}
+    for number, line in enumerate(names):
+        for name in line.split(","):
+            index.setdefault(_fold(name), []).append(number)
+    return [_resolve(label, index, names, classes) for label in labels]
+
+
+def _resolve(label: int | str, index: dict[str, list[int]], names: Sequence[str], classes: int) -> int:
+    text = str(label).strip()
+    if text.lstrip("+-").isdecimal():
+        number = int(text)
+        if not 0 <= number < classes:
+            raise UsageError(f"label {number} is out of range; this bundle has classes 0 to {classes - 1}")
+        return number
+    found = index.get(_fold(text), [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = "; ".join(f"{number} ({names[number]})" for number in found)
+        raise UsageError(f"label {text!r} names several classes: {listed}; give the number")
+    close = difflib.get_close_matches(_fold(text), index, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"give a number from 0 to {classes - 1}"
+    raise UsageError(f"label {text!r} is not a class of this bundle; {hint}")
+
+
+def _fold(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())
