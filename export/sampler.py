@@ -33,11 +33,12 @@ def draw(
     kept = rank < top_k.unsqueeze(-1)
     floor = torch.full_like(candidates, -1e30)  # finite: inf − inf is not a number
     probability = torch.where(kept, candidates, floor).softmax(-1)
-    before = probability.cumsum(-1) - probability
-    p = top_p.unsqueeze(-1)
-    kept = kept & ((before < p) | (p >= 1) | (rank == 0))
+    before = probability.cumsum(-1) - probability  # exactly 0 for the likeliest, which therefore always stays
+    all_or_p = torch.where(top_p >= 1, 2.0, top_p)  # rounding can lift the sum above 1
+    kept = kept & (before < all_or_p.unsqueeze(-1))
     tempered = torch.where(kept, candidates / temperature.unsqueeze(-1), floor).softmax(-1)
-    passed = (tempered.cumsum(-1) <= uniforms.unsqueeze(-1)).to(torch.int64).sum(-1)
-    last = kept.to(torch.int64).sum(-1) - 1  # rounding can leave the sum below u
-    chosen = torch.minimum(passed, last).unsqueeze(-1)
+    # counted in float32: OpenVINO 2026.4 fuses what follows an integer ReduceSum wrongly
+    passed = (tempered.cumsum(-1) <= uniforms.unsqueeze(-1)).float().sum(-1)
+    last = kept.float().sum(-1) - 1  # rounding can leave the sum below u
+    chosen = torch.minimum(passed, last).to(torch.int64).unsqueeze(-1)
     return tokens.gather(-1, chosen).squeeze(-1).to(torch.int32)

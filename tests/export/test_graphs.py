@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TOY_DRAFTER
+from helpers import assert_close, random_weights
+from torch.nn import functional as F
+
+from trt_var.export.conditions import condition_columns
+from trt_var.export.graphs import interpolation
+from trt_var.export.transformer import HEAD_WIDTH
+from trt_var.export.verify import fill_transformer
+from trt_var.export.vqvae import nearest_tick
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 13, 16])
+@pytest.mark.parametrize("mode", ["bicubic", "area"])
+def test_interpolation_equals_torch(side: int, mode: str) -> None:
+    source, target = (side, 16) if mode == "bicubic" else (16, side)
+    image = torch.randn(2, 3, source, source)
+    matrix = interpolation(source, target, mode)
+    assert_close(matrix @ image @ matrix.T, F.interpolate(image, size=(target, target), mode=mode), absolute=2e-6)
+
+
+def test_ticks_of_the_released_schedule() -> None:
+    assert [nearest_tick(k, 10, 4) for k in range(10)] == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+
+
+def test_prefix_in_one_pass_equals_scale_by_scale() -> None:
+    """The hand-over: several scales in one pass give the keys, values and logits of single passes."""
+    model = fill_transformer(TOY_DRAFTER, random_weights(TOY_DRAFTER, 1).load)
+    schedule, batch = TOY_DRAFTER.schedule, 3
+    features = torch.randn(schedule.length, batch, TOY_DRAFTER.code_width)
+    table = torch.cat([columns for _, columns in condition_columns(TOY_DRAFTER, random_weights(TOY_DRAFTER, 1).load)], 1)
+    conditions = table[[0, 5, 9, 10, 10, 10]]
+    past = [torch.empty(0, 2 * batch, TOY_DRAFTER.heads, HEAD_WIDTH) for _ in range(2 * TOY_DRAFTER.depth)]
+    whole_logits, whole = model(features, conditions, past, schedule.tokens(3))
+    for scale in range(schedule.scales):
+        logits, new = model(features[schedule.span(scale)], conditions, past, schedule.tokens(scale))
+        past = [torch.cat(pair) for pair in zip(past, new, strict=True)]
+    assert_close(logits.detach(), whole_logits.detach(), absolute=1e-4)
+    for found, expected in zip(past, whole, strict=True):
+        assert_close(found.detach(), expected.detach(), absolute=1e-5)
+
+
+def test_later_scales_do_not_change_earlier_ones() -> None:
+    model = fill_transformer(TOY_DRAFTER, random_weights(TOY_DRAFTER, 1).load)
+    schedule = TOY_DRAFTER.schedule
+    conditions = torch.randn(2, TOY_DRAFTER.conditions, TOY_DRAFTER.width)
+    past = [torch.empty(0, 2, TOY_DRAFTER.heads, HEAD_WIDTH) for _ in range(2 * TOY_DRAFTER.depth)]
+    features = torch.randn(schedule.length, 1, TOY_DRAFTER.code_width)
+    changed = features.clone()
+    changed[schedule.begin(3) :] += 1
+    logits, _ = model(features, conditions, past, schedule.length)
+    other, _ = model(changed, conditions, past, schedule.length)
+    assert_close(other[: schedule.begin(3)].detach(), logits[: schedule.begin(3)].detach())
+    assert (other[schedule.begin(3) :] != logits[schedule.begin(3) :]).any()

@@ -1,0 +1,161 @@
+"""The commands as a user runs them: exit codes, one-line errors, outputs that are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trt_var import images
+from trt_var.cli import main
+
+NO_BUILD = "import sys; sys.modules['torch'] = sys.modules['onnx'] = None; from trt_var.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run in a process where torch and onnx cannot be imported."""
+    command = [sys.executable, "-c", NO_BUILD, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def test_run_writes_what_was_asked_for(toy_bundle: Path, tmp_path: Path) -> None:
+    result = cli(
+        "run", "--engines", toy_bundle, "--labels", "1,2", "--num", 5, "--seed", 7, "--n-draft", 2, "--top-k", 50,
+        "--temperature", "1.1,1,1,0.9", "--backend", "onnxruntime", "--batch-size", 2, "--out", "all.png",
+        "--out-dir", "each", "--save-npz", "arrays.npz", cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "ONNX Runtime" in result.stdout
+    arrays = np.load(tmp_path / "arrays.npz")
+    assert {name: (arrays[name].shape, arrays[name].dtype.name) for name in arrays} == {
+        "images": ((5, 8, 8, 3), "uint8"),
+        "tokens": ((5, 30), "uint16"),
+        "labels": ((5,), "int64"),
+        "seeds": ((5,), "uint64"),
+    }
+    assert arrays["labels"].tolist() == [1, 2, 1, 2, 1]
+    assert arrays["seeds"].tolist() == [7, 8, 9, 10, 11]
+    pictures = sorted((tmp_path / "each").iterdir())
+    assert [path.name for path in pictures[:2]] == ["00000-class1-seed7.png", "00001-class2-seed8.png"]
+    assert (np.asarray(Image.open(pictures[3])) == arrays["images"][3]).all()
+    assert Image.open(tmp_path / "all.png").size == (8 * 3 + 4, 8 * 2 + 2)
+
+
+def test_presets_and_names(golden_bundle: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.npz", tmp_path / "b.npz"
+    common = ["run", "--engines", golden_bundle, "--backend", "onnxruntime", "--n-draft", 6]
+    assert cli(*common, "--preset", "code", "--labels", "Golden Retriever", "--save-npz", first).returncode == 0
+    temperature = "1.1," * 7 + "1,1,1"
+    assert cli(*common, "--temperature", temperature, "--labels", "207", "--save-npz", second).returncode == 0
+    assert (np.load(first)["tokens"] == np.load(second)["tokens"]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "10"], "classes 0 to 9"),
+        (["--labels", "dog"], "not a class"),
+        (["--labels", ""], "0 labels"),
+        (["--top-k", "97"], "takes 1 to 96"),
+        (["--top-k", "0"], "top_k is 0"),
+        (["--top-p", "0"], "top_p is 0"),
+        (["--top-p", "1.01"], "top_p is 1.01"),
+        (["--n-draft", "5"], "expected 0 to 4"),
+        (["--n-draft", "-1"], "expected 0 to 4"),
+        (["--batch-size", "-1"], "batch_size is -1"),
+        (["--batch-size", "1000000"], "batch_size is 1000000"),
+        (["--num", "0"], "--num is 0"),
+        (["--num", "1000000000"], "expected 1 to 4096"),
+        (["--cfg", "nan"], "cfg is nan"),
+        (["--cfg", "inf"], "cfg is inf"),
+        (["--temperature", "1,2"], "2 values"),
+        (["--seed", "-3"], "seeds must lie"),
+        (["--seed", "x"], "invalid int value"),
+        (["--backend", "mxnet"], "invalid choice"),
+        (["--frobnicate"], "unrecognized arguments"),
+    ],
+)
+def test_usage_errors(
+    toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    base = ["run", "--engines", str(toy_bundle), "--backend", "onnxruntime", "--top-k", "9", "--out", str(tmp_path / "a.png")]
+    try:
+        code = main([*base, *arguments])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1, error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("target", ["missing/a.png", "a.xyz", "a"])
+def test_unwritable_outputs(toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+    base = ["run", "--engines", str(toy_bundle), "--backend", "onnxruntime", "--top-k", "9"]
+    assert main([*base, "--out", str(tmp_path / target)]) == 1
+    assert "cannot write" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--engines", str(tmp_path / "none"), "--out", str(tmp_path / "a.png")]) == 1
+    assert "no bundle at" in capsys.readouterr().err
+
+
+def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(images.OutputError, match="No space left"):
+        images.save_npz(tmp_path / "a.npz", a=np.zeros(3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_info_and_backends(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(toy_bundle)]) == 0
+    text = capsys.readouterr().out
+    for part in ("8×8", "10 classes", "1 2 3 4 (30 tokens)", "depth 2, width 128", "checksums", "batch  weights"):
+        assert part in text
+    assert main(["backends"]) == 0
+    assert "onnxruntime" in capsys.readouterr().out
+
+
+def test_help_of_every_command() -> None:
+    for command in ([], ["run"], ["build"], ["info"], ["backends"]):
+        result = cli(*command, "--help")
+        assert result.returncode == 0
+        assert "usage: trt-var" in result.stdout or "usage: -c" in result.stdout
+
+
+def test_building_without_torch_names_the_extra(tmp_path: Path) -> None:
+    result = cli("build", "--drafter", "random:d2", "--vae", "random:ch32", "--out", tmp_path / "x")
+    assert result.returncode == 1
+    assert "pip install 'trt-var[export]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['trt-var', '--help']\nfrom trt_var.cli import main\ntry: main()\nexcept SystemExit: pass\nprint(sorted({'numpy', 'onnxruntime', 'openvino', 'PIL', 'torch', 'onnx', 'tqdm'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.endswith("[]\n"), result.stdout
+
+
+def test_interrupted_run_leaves_nothing(golden_bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trt_var", "run", "--engines", str(golden_bundle), "--num", "512", "--labels", "1"]
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "a.png")], stderr=subprocess.PIPE, text=True)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())

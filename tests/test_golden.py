@@ -1,0 +1,100 @@
+"""The golden vectors: what the published models compute, through the torch modules and through the exported graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import GOLDEN, assert_close, assert_tokens, golden_weights
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from trt_var import Pipeline, Sampling
+from trt_var.backends.base import Backend
+from trt_var.backends.onnxruntime import OnnxRuntime
+from trt_var.bundle import Bundle
+from trt_var.decoding import Chain, DecodedScale, Request, decode, render
+from trt_var.export.reference import TorchBackend
+from trt_var.sampling import preset, uniforms
+
+GREEDY = Sampling(cfg=1.5, top_k=1)
+golden = np.load(GOLDEN / "tiny.npz")
+
+
+@pytest.fixture(scope="module", params=["torch", "onnxruntime"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    if request.param == "torch":
+        weights = {role: golden_weights(role) for role in ("drafter", "refiner")}
+        return TorchBackend(weights, golden_weights("vae"))
+    return OnnxRuntime()
+
+
+@pytest.fixture(scope="module")
+def chain(backend: Backend, golden_logits_bundle: Path) -> Chain:
+    return Pipeline(Bundle.open(golden_logits_bundle), backend)._chain(5)
+
+
+@pytest.fixture(scope="module")
+def walk(chain: Chain) -> Callable[..., list[DecodedScale]]:
+    def run(n_draft: int, sampling: Sampling, teacher: NDArray[np.uint16] | None = None) -> list[DecodedScale]:
+        forced = None if teacher is None else teacher.T
+        numbers = np.ascontiguousarray(golden["uniforms"].T)
+        return list(decode(chain, Request(tuple(golden["labels"]), numbers, n_draft, sampling, forced, logits=True)))
+
+    return run
+
+
+def joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.swapaxes(np.concatenate(parts), 0, 1)
+
+
+def test_uniforms_are_the_stream_of_the_seed() -> None:
+    assert_close(uniforms([100000, 100001], 680).T, golden["uniforms"])
+
+
+@pytest.mark.parametrize("n_draft", range(1, 11))
+def test_greedy_tokens(walk: Callable[..., list[DecodedScale]], n_draft: int) -> None:
+    tokens = joined([scale.tokens for scale in walk(n_draft, GREEDY)])
+    assert_tokens(tokens, golden[f"greedy_N{n_draft}_tokens"])
+
+
+@pytest.mark.parametrize("n_draft", [8, 10])
+def test_greedy_path(chain: Chain, walk: Callable[..., list[DecodedScale]], n_draft: int) -> None:
+    scales = walk(n_draft, GREEDY)
+    assert_close(joined([scale.logits for scale in scales])[..., ::64], golden[f"greedy_N{n_draft}_logits64"], absolute=1e-3)
+    for scale, expected in zip(scales, golden[f"greedy_N{n_draft}_f_hat"], strict=True):
+        assert_close(scale.f_hat, expected, relative=1e-4)
+    images = render(chain, scales[-1].f_hat).transpose(0, 3, 1, 2)
+    assert_close(images, golden[f"greedy_N{n_draft}_image"], absolute=2)
+
+
+@pytest.mark.parametrize("n_draft", [6, 8])
+def test_sampled_logits_teacher_forced(walk: Callable[..., list[DecodedScale]], n_draft: int) -> None:
+    expected = golden[f"sample_N{n_draft}_tokens"]
+    scales = walk(n_draft, preset("code", 10), teacher=expected)
+    assert_close(joined([scale.logits for scale in scales])[..., ::64], golden[f"sample_N{n_draft}_logits64"], absolute=1e-3)
+    tokens = joined([scale.tokens for scale in scales])
+    assert (tokens == expected).mean() > 0.995, f"only {(tokens == expected).mean():.4f} of the draws agree"
+
+
+def test_encoder(backend: Backend, golden_bundle: Path) -> None:
+    image = F.interpolate(torch.from_numpy(golden["encode_input_8x8"]), size=(256, 256), mode="bicubic").clamp(-1, 1)
+    tokens = np.empty((680, 2), np.int32)
+    f_hats = np.empty((10, 2, 32, 16, 16), np.float32)
+    encoder = backend.load(golden_bundle / "encoder.onnx")
+    encoder.run({"image": image.numpy()}, {"tokens": tokens, "f_hats": f_hats})
+    assert_tokens(tokens.T, golden["encode_tokens"])
+    assert_close(f_hats[-1], golden["encode_f_hat_last"], relative=1e-4)
+    images = np.empty((2, 256, 256, 3), np.uint8)
+    backend.load(golden_bundle / "decoder.onnx").run({"f_hat": np.ascontiguousarray(f_hats[-1])}, {"images": images})
+    assert_close(images.transpose(0, 3, 1, 2), golden["reconstruction"], absolute=2)
+
+
+def test_pipeline_from_seeds(golden_bundle: Path) -> None:
+    with Pipeline.load(golden_bundle, "onnxruntime") as pipeline:
+        result = pipeline.generate(golden["labels"].tolist(), seeds=100000, n_draft=8, sampling=GREEDY)
+    assert_tokens(result.tokens, golden["greedy_N8_tokens"])
+    assert_close(result.images.transpose(0, 3, 1, 2), golden["greedy_N8_image"], absolute=2)
