@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from trt_var import manifest as manifests
-from trt_var.errors import BundleExistsError, OutputError, UsageError
+from trt_var.errors import BackendError, BundleExistsError, OutputError, UsageError
 from trt_var.export.recipe import Progress, Recipe, Silent
 
 MAX_TOP_K = 3840  # TensorRT's TopK takes no more
@@ -22,11 +22,15 @@ def build(recipe: Recipe, progress: Progress | None = None) -> Path:
     Raises:
         UsageError: the recipe contradicts itself, or the target exists.
         CheckpointError: weights missing, damaged, or of models that do not belong together.
+        BackendError: the ``export`` extra is not installed.
         ExportError: a graph disagrees with the torch model.
         OutputError: the target cannot be written.
     """
     _check(recipe)
-    from trt_var.export.workshop import Workshop  # imports torch; a bad request is told without it
+    try:
+        from trt_var.export.workshop import Workshop  # imports torch; a bad request is told without it
+    except ImportError as error:
+        raise BackendError(f"building needs PyTorch and ONNX ({error}): pip install 'trt-var[export]'") from error
 
     workshop = Workshop.open(recipe, progress or Silent())
     try:

@@ -5,7 +5,7 @@ A third of a VAR's parameters, and of its weights' traffic at every scale, becom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,15 @@ from trt_var.export.transformer import TransformerShape
 Load = Callable[[str], Tensor]
 
 
-def condition_columns(shape: TransformerShape, load: Load) -> Iterator[tuple[int, Tensor]]:
-    """Pieces of the table, each (first vector, [classes + 1, vectors, C]), in float32.
+def condition_columns(
+    shape: TransformerShape, load: Load, labels: Sequence[int] | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Pieces of the table, each (first vector, [rows, vectors, C]), in float32.
 
-    Vector 0 is the class embedding; block i has γ1, γ2, s1, s2, b1, b2 from 1 + 6i; the head's s, b come last.
+    The rows are ``labels``, or all classes and the null class. Vector 0 is the class embedding; block i has γ1, γ2, s1, s2, b1, b2 from 1 + 6i; the head's s, b come last.
     """
     embedding = load("class_emb.weight")
+    embedding = embedding if labels is None else embedding[list(labels)]
     active = F.silu(embedding)
 
     def linear(prefix: str) -> Tensor:

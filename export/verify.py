@@ -66,14 +66,15 @@ def reference_scales(shape: TransformerShape, load: Callable[[str], Tensor], max
     model = Step(fill_transformer(shape, load), max_top_k)
     rng = np.random.default_rng(0)
     labels = [0, shape.classes - 1, shape.classes, shape.classes]
-    conditions = torch.cat([columns[labels] for _, columns in condition_columns(shape, load)], 1)
-    past = [torch.empty(0, 2 * BATCH, shape.heads, HEAD_WIDTH) for _ in range(2 * shape.depth)]
+    conditions = torch.cat([columns for _, columns in condition_columns(shape, load, labels)], 1)
+    size = (shape.schedule.length, 2 * BATCH, shape.heads, HEAD_WIDTH)
+    caches = [torch.empty(size) for _ in range(2 * shape.depth)]
     found = []
     for scale in range(shape.schedule.scales):
-        n = shape.schedule.tokens(scale)
-        features = rng.standard_normal((n, BATCH, shape.code_width), np.float32) * (0.5 if scale else 0.0)
+        n, span = shape.schedule.tokens(scale), shape.schedule.span(scale)
+        features = rng.standard_normal((n, BATCH, shape.code_width), np.float32) * np.float32(0.5 if scale else 0.0)
         inputs = {
-            "features": torch.from_numpy(features.astype(np.float32)),
+            "features": torch.from_numpy(features),
             "conditions": conditions,
             "uniforms": torch.from_numpy(rng.random((n, BATCH), np.float32)),
             "guidance": torch.tensor([[1.5, 4.0]]) * scale / max(shape.schedule.scales - 1, 1),
@@ -81,13 +82,15 @@ def reference_scales(shape: TransformerShape, load: Callable[[str], Tensor], max
             "top_p": torch.tensor([[0.96, 1.0]]),
             "top_k": torch.tensor([[min(600, model.width), model.width]], dtype=torch.int32),
         }
+        past = [cache[: span.start] for cache in caches]
         with torch.no_grad():
             tokens, logits, *new = model(*inputs.values(), *past)
-        named = dict(zip(cache_names("past", shape.depth), past, strict=True))
+        for cache, piece in zip(caches, new, strict=True):
+            cache[span] = piece
+        inputs |= dict(zip(cache_names("past", shape.depth), past, strict=True))
         outputs = {"tokens": tokens, "guided_logits": logits}
-        outputs |= dict(zip(cache_names("new", shape.depth), new, strict=True))
-        found.append(_Reference(_numpy({**inputs, **named}), _numpy(outputs)))
-        past = [torch.cat(pair) for pair in zip(past, new, strict=True)]
+        outputs |= {name: cache[span] for name, cache in zip(cache_names("new", shape.depth), caches, strict=True)}
+        found.append(_Reference(_numpy(inputs), _numpy(outputs)))
     return found
 
 
@@ -103,7 +106,7 @@ def compare_step(
     dtype = np.float16 if precision == "fp16" else np.float32
     errors = []
     for scale, reference in enumerate(references):
-        inputs = {key: value.astype(dtype) if key.startswith("past") else value for key, value in reference.inputs.items()}
+        inputs = {key: value.astype(dtype, copy=False) if key.startswith("past") else value for key, value in reference.inputs.items()}
         outputs = {
             key: np.empty(value.shape, dtype if key.startswith("new") else value.dtype)
             for key, value in reference.outputs.items()

@@ -31,6 +31,20 @@ def grid(images: NDArray[np.uint8], gap: int = 2) -> NDArray[np.uint8]:
     return sheet
 
 
+def picture_format(path: Path) -> str:
+    """Pillow's format for a file name.
+
+    Raises:
+        OutputError: a suffix that is no picture format.
+    """
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    if path.suffix.lower() not in known:
+        raise OutputError(f"cannot write {path}: {path.suffix!r} is no picture format; use .png, .jpg or .webp")
+    return known[path.suffix.lower()]
+
+
 def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write an [H, W, 3] array in the format of the file's suffix.
 
@@ -39,10 +53,9 @@ def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
     """
     from PIL import Image
 
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise OutputError(f"cannot write {path}: unknown picture format {path.suffix!r}; use .png, .jpg or .webp")
+    kind = picture_format(path)
     with replacing(path) as file:
-        Image.fromarray(pixels).save(file, format=Image.registered_extensions()[path.suffix.lower()])
+        Image.fromarray(pixels).save(file, format=kind)
 
 
 def save_npz(path: Path, **arrays: NDArray[Any]) -> None:

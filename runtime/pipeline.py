@@ -143,7 +143,7 @@ class Pipeline:
         *,
         seeds: int | Sequence[int] = 0,
         n_draft: int | None = None,
-        sampling: Sampling | str = "code",
+        sampling: Sampling | str = "default",
         batch_size: int = 8,
         progress: Callable[[int], None] | None = None,
     ) -> Generation:
@@ -155,7 +155,7 @@ class Pipeline:
             labels: class numbers or unambiguous names.
             seeds: one for each image, or the first of consecutive ones.
             n_draft: how many scales the drafter draws, 0 (plain refiner) to K (plain drafter).
-            sampling: settings, or the name of a preset (``code``, ``var``).
+            sampling: settings, or the name of a preset (``default``, ``code``, ``var``).
             batch_size: how many images are drawn together.
             progress: called with the number of images finished at once.
 
@@ -186,7 +186,7 @@ class Pipeline:
         *,
         seeds: int | Sequence[int] = 0,
         n_draft: int | None = None,
-        sampling: Sampling | str = "code",
+        sampling: Sampling | str = "default",
     ) -> Iterator[Preview]:
         """As ``generate``, for one batch, yielding a preview after every scale; each costs one decoder run."""
         run = self._prepare(labels, seeds, n_draft, sampling, MAX_BATCH)
@@ -219,7 +219,7 @@ class Pipeline:
             raise UsageError(f"seeds must lie in 0 to {MAX_SEED}")
         n_draft = self.default_n_draft if n_draft is None else n_draft
         _check_n_draft(n_draft, manifest)
-        chosen = preset(sampling, scales) if isinstance(sampling, str) else sampling
+        chosen = preset(sampling, scales, manifest.vocabulary) if isinstance(sampling, str) else sampling
         chosen.check(scales, manifest.max_top_k)
         return _Run(tuple(labels.resolve(listed, self._names, manifest.classes)), tuple(numbers), n_draft, chosen)
 

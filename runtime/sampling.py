@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,20 +58,23 @@ class Sampling:
             raise UsageError(f"temperature is {self.temperature}; expected numbers above 0 and at most {MAX_TEMPERATURE:g}")
 
 
-def preset(name: str, scales: int) -> Sampling:
-    """Published evaluation settings: ``code`` (CoDe) or ``var`` (VAR).
+PRESETS = {"default": Sampling(), "code": Sampling(), "var": Sampling(top_k=900)}
 
-    CoDe draws all scales but the last three at temperature 1.1.
+
+def preset(name: str, scales: int, vocabulary: int) -> Sampling:
+    """Named settings: ``default``, or published evaluation settings, ``code`` (CoDe) and ``var`` (VAR).
+
+    CoDe draws all scales but the last three at temperature 1.1. A vocabulary below a preset's top_k is kept whole.
 
     Raises:
         UsageError: unknown name.
     """
-    if name == "var":
-        return Sampling(cfg=1.5, top_k=900, top_p=0.96)
-    if name == "code":
-        warm = max(scales - 3, 0)
-        return Sampling(cfg=1.5, top_k=600, top_p=0.96, temperature=(1.1,) * warm + (1.0,) * (scales - warm))
-    raise UsageError(f"preset is {name!r}; expected 'code' or 'var'")
+    if name not in PRESETS:
+        raise UsageError(f"preset is {name!r}; expected {', '.join(PRESETS)}")
+    base = PRESETS[name]
+    warm = max(scales - 3, 0) if name == "code" else 0
+    temperature = (1.1,) * warm + (1.0,) * (scales - warm) if warm else 1.0
+    return replace(base, top_k=min(base.top_k, vocabulary), temperature=temperature)
 
 
 def uniforms(seeds: Sequence[int], length: int) -> NDArray[np.float32]:

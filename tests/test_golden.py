@@ -74,7 +74,7 @@ def test_greedy_path(chain: Chain, walk: Callable[..., list[DecodedScale]], n_dr
 @pytest.mark.parametrize("n_draft", [6, 8])
 def test_sampled_logits_teacher_forced(walk: Callable[..., list[DecodedScale]], n_draft: int) -> None:
     expected = golden[f"sample_N{n_draft}_tokens"]
-    scales = walk(n_draft, preset("code", 10), teacher=expected)
+    scales = walk(n_draft, preset("code", 10, 4096), teacher=expected)
     assert_close(joined([scale.logits for scale in scales])[..., ::64], golden[f"sample_N{n_draft}_logits64"], absolute=1e-3)
     tokens = joined([scale.tokens for scale in scales])
     assert (tokens == expected).mean() > 0.995, f"only {(tokens == expected).mean():.4f} of the draws agree"

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_var.errors import BackendError, UsageError
-
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -41,11 +39,8 @@ def add(subparsers: Any, name: str) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    try:
-        from trt_var.export.build import build
-        from trt_var.export.recipe import Recipe
-    except ImportError as error:
-        raise BackendError(f"building needs PyTorch and ONNX ({error}): pip install 'trt-var[export]'") from error
+    from trt_var.export.build import build
+    from trt_var.export.recipe import Recipe
 
     tuned = None if options.finetuned is None else f"n{options.finetuned}"
     names = [_short(name) for name in (options.drafter, options.refiner, tuned) if name]

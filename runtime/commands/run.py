@@ -26,7 +26,7 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--labels", default="207", metavar="A,B,…", help="class numbers or names (default: %(default)s)")
     parser.add_argument("--num", type=int, metavar="n", help="how many images; labels repeat in turn (default: one a label)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
-    parser.add_argument("--preset", choices=("code", "var"), help="published settings; single ones given beside it win")
+    parser.add_argument("--preset", choices=("default", "code", "var"), default="default", help="published settings; single ones given beside it win")
     parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength (default: 1.5)")
     parser.add_argument("--top-k", type=int, metavar="K", help="likeliest tokens kept; 1 is greedy (default: 600)")
     parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept (default: 0.96)")
@@ -44,10 +44,9 @@ def _run(options: argparse.Namespace) -> None:
 
     from trt_var.pipeline import Pipeline
 
-    outputs = [path for path in (options.out, options.save_npz) if path] or [Path("grid.png")]
-    for path in outputs:
-        if not path.parent.is_dir():
-            raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
+    if not (options.out or options.out_dir or options.save_npz):
+        options.out = Path("grid.png")
+    _check_outputs(options)
     wanted: list[int | str] = [label.strip() for label in options.labels.split(",") if label.strip()]
     if options.num is not None and wanted:
         if options.num < 1:
@@ -63,6 +62,17 @@ def _run(options: argparse.Namespace) -> None:
         print(f"{len(result.images)} images in {seconds:.1f} s on {pipeline.backend}: {', '.join(map(str, written))}")
 
 
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse what cannot be written before anything is computed."""
+    from trt_var.images import picture_format
+
+    for path in filter(None, (options.out, options.save_npz)):
+        if not path.parent.is_dir():
+            raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
+    if options.out:
+        picture_format(options.out)
+
+
 def _limit() -> int:
     from trt_var.pipeline import MAX_IMAGES
 
@@ -72,9 +82,10 @@ def _limit() -> int:
 def _sampling(options: argparse.Namespace, pipeline: Pipeline) -> Sampling:
     from dataclasses import replace
 
-    from trt_var.sampling import Sampling, preset
+    from trt_var.sampling import preset
 
-    base = preset(options.preset, len(pipeline.manifest.schedule)) if options.preset else Sampling()
+    manifest = pipeline.manifest
+    base = preset(options.preset, len(manifest.schedule), manifest.vocabulary)
     given = {name: getattr(options, name) for name in ("cfg", "top_k", "top_p", "temperature")}
     return replace(base, **{name: value for name, value in given.items() if value is not None})
 
@@ -83,9 +94,9 @@ def _write(options: argparse.Namespace, result: Generation) -> list[Path]:
     from trt_var import images
 
     written = []
-    if options.out or not (options.out_dir or options.save_npz):
-        written.append(options.out or Path("grid.png"))
-        images.save_picture(written[-1], images.grid(result.images))
+    if options.out:
+        written.append(options.out)
+        images.save_picture(options.out, images.grid(result.images))
     if options.out_dir:
         written.append(options.out_dir)
         images.save_folder(options.out_dir, result)
