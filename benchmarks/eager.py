@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
 from trt_var.export.architecture import unfilled
 from trt_var.export.checkpoint import Checkpoint
 from trt_var.export.transformer import HEAD_WIDTH, Attention, Block, Transformer, TransformerShape
@@ -83,7 +82,9 @@ class Eager:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.device, self.dtype = device, dtype
-        self.models: dict[Role, Transformer] = {role: fill(shape, checkpoints[role], device) for role, shape in shapes.items()}
+        self.models: dict[Role, Transformer] = {
+            role: fill(shape, checkpoints[role], device) for role, shape in shapes.items()
+        }
         self.vqvae: Vqvae = fill(vae[0], vae[1], device)
         self.schedule = shapes["drafter"].schedule
 
@@ -115,7 +116,9 @@ class Eager:
                 f_hat = f_hat + self.vqvae.quantize.phi(h, scale, schedule.scales).float()
                 if scale + 1 < schedule.scales:
                     following = schedule.sides[scale + 1]
-                    features.append(F.interpolate(f_hat, size=(following, following), mode="area").flatten(2).transpose(1, 2))
+                    features.append(
+                        F.interpolate(f_hat, size=(following, following), mode="area").flatten(2).transpose(1, 2)
+                    )
                 times.scales.append(self._now() - started)
             started = self._now()
             self.vqvae.decode(f_hat)
@@ -123,7 +126,13 @@ class Eager:
         return times
 
     def _logits(
-        self, model: Transformer, labels: list[int], features: list[Tensor], scale: int, first: int, caches: list[dict[str, Tensor]]
+        self,
+        model: Transformer,
+        labels: list[int],
+        features: list[Tensor],
+        scale: int,
+        first: int,
+        caches: list[dict[str, Tensor]],
     ) -> Tensor:
         """Logits of the scales ``first`` … ``scale``; the published refiner draws its prefix again too."""
         schedule = self.schedule

@@ -9,7 +9,6 @@ from typing import overload
 
 import torch
 from torch import Tensor
-
 from trt_var.errors import CheckpointError
 from trt_var.export.checkpoint import Checkpoint, check_keys
 from trt_var.export.transformer import Transformer, TransformerShape

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-
 from trt_var.errors import CheckpointError
 
 WITHOUT_LEARNED_VALUE = ("lvl_1L", "attn_bias_for_masking", "zero_k_bias", "ema_vocab_hit_SV")
@@ -58,11 +57,12 @@ class Safetensors:
         from safetensors import SafetensorError, safe_open
 
         try:
-            self._file = safe_open(path, framework="pt")
+            self._file: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a complete safetensors file ({error}); fetch or save it again") from error
         self.origin = {"path": path.name, "sha256": sha256(path)}
-        self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()}
+        keys = self._file.keys()
+        self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in keys}
 
     def load(self, key: str) -> Tensor:
         value: Tensor = self._file.get_tensor(key)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
 from trt_var.export.transformer import TransformerShape
 
 Load = Callable[[str], Tensor]
@@ -23,14 +22,16 @@ def condition_columns(
 ) -> Iterator[tuple[int, Tensor]]:
     """Pieces of the table, each (first vector, [rows, vectors, C]), in float32.
 
-    The rows are ``labels``, or all classes and the null class. Vector 0 is the class embedding; block i has γ1, γ2, s1, s2, b1, b2 from 1 + 6i; the head's s, b come last.
+    The rows are ``labels``, or all classes and the null class. Vector 0 is the class embedding; block i has
+    γ1, γ2, s1, s2, b1, b2 from 1 + 6i; the head's s, b come last.
     """
     embedding = load("class_emb.weight")
     embedding = embedding if labels is None else embedding[list(labels)]
     active = F.silu(embedding)
 
     def linear(prefix: str) -> Tensor:
-        return F.linear(active, load(f"{prefix}.weight"), load(f"{prefix}.bias")).unflatten(1, (-1, shape.width))
+        vectors = F.linear(active, load(f"{prefix}.weight"), load(f"{prefix}.bias"))
+        return vectors.reshape(len(vectors), -1, shape.width)
 
     yield 0, embedding.unsqueeze(1)
     shared = linear("shared_ada_lin.1") if shape.shared_aln else None

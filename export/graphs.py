@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 from trt_var.export.sampler import draw, guide
 from trt_var.export.transformer import HEAD_WIDTH, Transformer
 from trt_var.export.vqvae import Vqvae
@@ -50,7 +49,7 @@ class Step(nn.Module):
         top_k: Tensor,
         *past: Tensor,
     ) -> tuple[Tensor, ...]:
-        """features [n, B, Z], conditions [R, M, C], uniforms [m, B], settings [1, B], past [T, R, H, D] k and v a block.
+        """Features [n, B, Z], conditions [R, M, C], uniforms [m, B], settings [1, B], past [T, R, H, D] k and v a block.
 
         Returns tokens [m, B] and guided logits [m, B, V] of the last m positions, new keys and values [n, R, H, D].
         """
@@ -112,6 +111,9 @@ def interpolation(source: int, target: int, mode: str) -> Tensor:
 class Quantise(nn.Module):
     """One scale of the quantiser: tokens → codebook → upsample → φ → f_hat → features of the next scale."""
 
+    up: Tensor | None
+    down: Tensor | None
+
     def __init__(self, vqvae: Vqvae, schedule: Schedule, scale: int) -> None:
         super().__init__()
         self.quantize, self.schedule, self.scale = vqvae.quantize, schedule, scale
@@ -128,7 +130,7 @@ class Quantise(nn.Module):
         return self.quantize.phi(h, self.scale, self.schedule.scales)
 
     def forward(self, tokens: Tensor, f_hat: Tensor) -> tuple[Tensor, ...]:
-        """tokens int32 [n, B], f_hat [B, Z, P, P] → f_hat, and the next scale's features [n', B, Z] if there is one."""
+        """Tokens int32 [n, B], f_hat [B, Z, P, P] → f_hat, and the next scale's features [n', B, Z] if there is one."""
         f_hat = f_hat + self.contribution(tokens)
         if self.down is None:
             return (f_hat,)
@@ -176,18 +178,22 @@ class Encode(nn.Module):
         for k, side in enumerate(schedule.sides):
             self.register_buffer(f"area_{k}", interpolation(schedule.side, side, "area"))
 
+    def scale(self, index: int) -> Quantise:
+        """The quantiser of one scale."""
+        return self.scales[index]  # type: ignore[return-value]  # the list holds nothing else
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         residual = self.vqvae.quant_conv(self.vqvae.encoder(image))
         f_hat = torch.zeros_like(residual)
         codebook = self.vqvae.quantize.embedding.weight
         tokens, f_hats = [], []
-        for k, scale in enumerate(self.scales):
+        for k in range(self.schedule.scales):
             area = getattr(self, f"area_{k}")
-            pooled = residual if k == len(self.scales) - 1 else area @ residual @ area.T
+            pooled = residual if k == self.schedule.scales - 1 else area @ residual @ area.T
             vectors = pooled.flatten(2).permute(2, 0, 1)
             distance = codebook.square().sum(1) - 2 * vectors @ codebook.T  # |vector|² is the same for all rows
             nearest = distance.argmin(-1).to(torch.int32)
-            h = scale.contribution(nearest)
+            h = self.scale(k).contribution(nearest)
             f_hat, residual = f_hat + h, residual - h
             tokens.append(nearest)
             f_hats.append(f_hat)
@@ -209,8 +215,4 @@ def encode(vqvae: Vqvae, schedule: Schedule) -> Traceable:
 def _vqvae_part(vqvae: Vqvae, part: str) -> dict[str, str]:
     """Parameters of one side of the VQVAE, with the convolution next to the code."""
     prefixes = {"encoder": ("encoder.", "quant_conv."), "decoder": ("decoder.", "post_quant_conv.")}
-    return {
-        f"vqvae.{key}": key
-        for key, _ in vqvae.named_parameters()
-        if key.startswith(prefixes.get(part, (f"{part}.",)))
-    }
+    return {f"vqvae.{key}": key for key, _ in vqvae.named_parameters() if key.startswith(prefixes.get(part, (f"{part}.",)))}

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-
 from trt_var.backends.base import Buffer, Graph, HostMemory
 from trt_var.errors import BackendError
 from trt_var.export import graphs

@@ -17,9 +17,7 @@ def guide(logits: Tensor, guidance: Tensor) -> Tensor:
     return (1 + t) * logits[:, :batch] - t * logits[:, batch:]
 
 
-def draw(
-    logits: Tensor, uniforms: Tensor, top_k: Tensor, top_p: Tensor, temperature: Tensor, width: int
-) -> Tensor:
+def draw(logits: Tensor, uniforms: Tensor, top_k: Tensor, top_p: Tensor, temperature: Tensor, width: int) -> Tensor:
     """Draw one token a position.
 
     logits [m, B, V] and uniforms [m, B] in float32; top_k int32, top_p, temperature float32 [1, B]; ``width`` is the

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-
 from trt_var.errors import CheckpointError, UsageError
 from trt_var.export.architecture import parameter_shapes, released_shape, released_vqvae_shape
 from trt_var.export.checkpoint import Checkpoint, RandomWeights, open_checkpoint

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
-
 from trt_var.errors import ExportError
 from trt_var.export.graphs import Traceable
 
@@ -41,7 +41,7 @@ class WeightFile:
             value = (value.T if transposed else value).to(dtype).contiguous()
             self._write(b"\0" * (-self._file.tell() % ALIGNMENT))
             offset = self._file.tell()
-            self._write(memoryview(value.numpy()).cast("B") if value.numel() else b"")
+            self._write(value.numpy().reshape(-1).view(np.uint8).data if value.numel() else b"")
             self._tensors[key, transposed] = ir.ExternalTensor(
                 self.path.name,
                 offset,
@@ -83,7 +83,7 @@ def trace(graph: Traceable, opset: int) -> ir.Model:
     values = dict(graph.module.named_parameters())
     parameters = {name: values[name] for name in graph.parameters}
     free: Any = torch.export.Dim.DYNAMIC
-    axes = tuple({axis: free for axis in graph.axes[name]} for name in graph.inputs)
+    axes = tuple(dict.fromkeys(graph.axes[name], free) for name in graph.inputs)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -113,9 +113,7 @@ def bind_weights(model: ir.Model, graph: Traceable, weights: WeightFile, load: C
         model.graph.inputs.remove(value)
         plain = [node for node, _ in value.uses() if not _is_transpose(node)]
         for node in [node for node, _ in value.uses() if _is_transpose(node)]:
-            turned = ir.Value(
-                name=f"{key}.T", const_value=weights.add(key, True, values[name].dtype, load), type=value.type
-            )
+            turned = ir.Value(name=f"{key}.T", const_value=weights.add(key, True, values[name].dtype, load), type=value.type)
             turned.shape = node.outputs[0].shape
             node.outputs[0].replace_all_uses_with(turned)
             model.graph.remove(node, safe=True)

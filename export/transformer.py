@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 from trt_var.schedule import Schedule
 
 HEAD_WIDTH = 64
@@ -63,7 +62,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(shape.width, shape.width)
 
     def forward(self, x: Tensor, past_k: Tensor, past_v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [n, R, C], past [T, R, H, D], bias [n, T + n] → attention [n, R, C], new keys and values [n, R, H, D].
+        """X [n, R, C], past [T, R, H, D], bias [n, T + n] → attention [n, R, C], new keys and values [n, R, H, D].
 
         The 1e-12 of the L2 normalisation is zero in float16, so the norm is taken in float32.
         """
@@ -112,7 +111,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, conditions: Tensor, past_k: Tensor, past_v: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x [n, R, C] float32, conditions [R, 6, C], past [T, R, H, D], bias [n, T + n] → x, new keys, new values."""
+        """X [n, R, C] float32, conditions [R, 6, C], past [T, R, H, D], bias [n, T + n] → x, new keys, new values."""
         gamma1, gamma2, scale1, scale2, shift1, shift2 = conditions.unbind(1)
         dtype = self.attn.proj.weight.dtype
         attended, k, v = self.attn((layer_norm(x) * (1 + scale1) + shift1).to(dtype), past_k, past_v, bias)
@@ -146,6 +145,8 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, shape.vocabulary)
         self.set_levels()
 
+    levels: Tensor
+
     def set_levels(self) -> None:
         """Compute the scale of every position; again after parameters were moved without their values."""
         self.register_buffer("levels", torch.tensor(self.shape.schedule.levels()), persistent=False)
@@ -173,13 +174,11 @@ class Transformer(nn.Module):
         levels = self.levels[: start + n]
         return torch.where(levels <= levels[start:].unsqueeze(1), 0.0, MASKED)
 
-    def forward(
-        self, features: Tensor, conditions: Tensor, past: list[Tensor], drawn: int
-    ) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, features: Tensor, conditions: Tensor, past: list[Tensor], drawn: int) -> tuple[Tensor, list[Tensor]]:
         """One pass: features [n, B, Z], conditions [R, M, C], past k and v of each block [T, R, H, D].
 
-        A pass is one scale, or all scales up to the first that this model draws. Returns the logits of the last ``drawn`` positions [m, R, V] in float32, and the new keys and values
-        [n, R, H, D] in the order of ``past``.
+        A pass is one scale, or all scales up to the first that this model draws. Returns the logits of the last
+        ``drawn`` positions [m, R, V] in float32, and the new keys and values [n, R, H, D] in the order of ``past``.
         """
         x = self.embed(features, conditions[:, 0], past[0].shape[0])
         bias = self.causal_bias(past[0].shape[0], features.shape[0]).to(past[0].dtype)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
 from trt_var.backends.onnxruntime import OnnxGraph
 from trt_var.errors import ExportError
 from trt_var.export.architecture import unfilled
@@ -106,7 +105,10 @@ def compare_step(
     dtype = np.float16 if precision == "fp16" else np.float32
     errors = []
     for scale, reference in enumerate(references):
-        inputs = {key: value.astype(dtype, copy=False) if key.startswith("past") else value for key, value in reference.inputs.items()}
+        inputs = {
+            key: value.astype(dtype, copy=False) if key.startswith("past") else value
+            for key, value in reference.inputs.items()
+        }
         outputs = {
             key: np.empty(value.shape, dtype if key.startswith("new") else value.dtype)
             for key, value in reference.outputs.items()

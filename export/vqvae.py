@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +30,7 @@ class VqvaeShape:
     @property
     def downsampling(self) -> int:
         """Image side over the side of f_hat."""
-        return 2 ** (len(self.multipliers) - 1)
+        return 1 << (len(self.multipliers) - 1)
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -98,18 +97,23 @@ class Resample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution; attention after each block at the lowest."""
+    """The blocks of one resolution, attention after each at the lowest, and the step ``up`` or down to the next."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, blocks: int, attention: bool, up: bool | None) -> None:
         super().__init__()
         self.block = nn.ModuleList(ResidualBlock(inputs if i == 0 else outputs, outputs) for i in range(blocks))
         self.attn = nn.ModuleList(AttentionBlock(outputs) for _ in range(blocks if attention else 0))
+        if up is not None:
+            self.add_module("upsample" if up else "downsample", Resample(outputs, up))
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.block):
             x = block(x)
             if len(self.attn):
                 x = self.attn[i](x)
+        for child in self.children():
+            if isinstance(child, Resample):
+                x = child(x)
         return x
 
 
@@ -131,10 +135,8 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         for i, outputs in enumerate(levels):
             last = i == len(levels) - 1
-            level = Level(shape.channels if i == 0 else levels[i - 1], outputs, shape.encoder_blocks, attention=last)
-            if not last:
-                level.downsample = Resample(outputs, up=False)
-            self.down.append(level)
+            inputs = shape.channels if i == 0 else levels[i - 1]
+            self.down.append(Level(inputs, outputs, shape.encoder_blocks, attention=last, up=None if last else False))
         self.mid = Middle(levels[-1])
         self.norm_out, self.conv_out = Norm(levels[-1]), Conv(levels[-1], shape.code_width)
 
@@ -143,8 +145,6 @@ class Encoder(nn.Module):
         x = self.conv_in(image)
         for level in self.down:
             x = level(x)
-            if hasattr(level, "downsample"):
-                x = level.downsample(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
@@ -156,10 +156,8 @@ class Decoder(nn.Module):
         self.up = nn.ModuleList()
         for i, outputs in enumerate(levels):
             last = i == len(levels) - 1
-            level = Level(levels[min(i + 1, len(levels) - 1)], outputs, shape.decoder_blocks, attention=last)
-            if i:
-                level.upsample = Resample(outputs, up=True)
-            self.up.append(level)
+            inputs = levels[i] if last else levels[i + 1]
+            self.up.append(Level(inputs, outputs, shape.decoder_blocks, attention=last, up=True if i else None))
         self.norm_out, self.conv_out = Norm(levels[0]), Conv(levels[0], 3)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -167,8 +165,6 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(features))
         for level in reversed(self.up):
             x = level(x)
-            if hasattr(level, "upsample"):
-                x = level.upsample(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 

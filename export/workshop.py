@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
 from trt_var import manifest as manifests
 from trt_var.errors import CheckpointError
 from trt_var.export import graphs, sources, tracing, verify

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
 from trt_var import manifest as manifests
 from trt_var.errors import BundleError
 from trt_var.manifest import Graph, Manifest, Role
@@ -66,7 +65,7 @@ class Bundle:
                 found = _sha256(path)
                 if found != expected:
                     raise BundleError(
-                        f"{path} was altered: sha256 {found[:12]}…, expected {expected[:12]}…; build or copy the bundle again"
+                        f"{path} was altered: sha256 {found[:12]}…, expected {expected[:12]}…; copy the bundle again"
                     )
                 self._checked.add(name)
         return path
@@ -90,7 +89,7 @@ class Bundle:
         model = self.manifest.models[role]
         path = self.file(model.conditions)
         try:
-            table = np.load(path, mmap_mode="r", allow_pickle=False)
+            table: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise BundleError(f"{path} is not a condition table ({error}); build the bundle again") from error
         expected = (self.manifest.classes + 1, 6 * model.depth + 3, model.width)

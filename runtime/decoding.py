@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from trt_var.backends.base import Backend, Buffer, Graph
 from trt_var.manifest import Manifest, Role
 from trt_var.sampling import Sampling
@@ -165,7 +164,7 @@ def _settings(request: Request, scales: int) -> dict[str, NDArray[Any]]:
     guidance = np.float32(sampling.cfg) * np.arange(scales, dtype=np.float32) / max(scales - 1, 1)
     return {
         "guidance": np.broadcast_to(guidance[:, None], shape),
-        "temperature": np.broadcast_to(np.float32(sampling.temperatures(scales))[:, None], shape),
+        "temperature": np.broadcast_to(np.array(sampling.temperatures(scales), np.float32)[:, None], shape),
         "top_p": np.full(shape, sampling.top_p, np.float32),
         "top_k": np.full(shape, sampling.top_k, np.int32),
     }

@@ -12,7 +12,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from trt_var.errors import OutputError
 
 if TYPE_CHECKING:
@@ -94,8 +93,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             partial = file.name
             yield file
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
+        Path(partial).chmod(0o666 & ~_umask())
+        Path(partial).replace(path)
         partial = None
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
 from trt_var import backends, labels
 from trt_var.backends.base import Backend, Graph
 from trt_var.bundle import Bundle
@@ -145,7 +144,7 @@ class Pipeline:
         n_draft: int | None = None,
         sampling: Sampling | str = "default",
         batch_size: int = 8,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> Generation:
         """Generate one image a label.
 
@@ -214,7 +213,9 @@ class Pipeline:
             raise UsageError(f"batch_size is {batch_size}; expected 1 to {MAX_BATCH}")
         numbers = range(seeds, seeds + len(listed)) if isinstance(seeds, int) else seeds
         if len(numbers) != len(listed):
-            raise UsageError(f"{len(numbers)} seeds for {len(listed)} labels; give one each, or the first of consecutive ones")
+            raise UsageError(
+                f"{len(numbers)} seeds for {len(listed)} labels; give one each, or the first of consecutive ones"
+            )
         if not all(0 <= seed <= MAX_SEED for seed in numbers):
             raise UsageError(f"seeds must lie in 0 to {MAX_SEED}")
         n_draft = self.default_n_draft if n_draft is None else n_draft
@@ -225,9 +226,9 @@ class Pipeline:
 
     def _chain(self, n_draft: int) -> Chain:
         manifest = self.manifest
-        roles: list[Role] = ["drafter"] * (n_draft > 0) + ["refiner"] * (n_draft < len(manifest.schedule))
+        used: dict[Role, bool] = {"drafter": n_draft > 0, "refiner": n_draft < len(manifest.schedule)}
         with self._lock:
-            for role in roles:
+            for role in (role for role in used if used[role]):
                 if role not in self._transformers:
                     self._transformers[role] = self._load_transformer(role)
             quantiser = tuple(self._load(graph.onnx, exact=True) for graph in manifest.quantiser)
@@ -279,6 +280,8 @@ def _check_n_draft(n_draft: int, manifest: Manifest) -> None:
     if not 0 <= n_draft <= scales:
         raise UsageError(f"n_draft is {n_draft}; expected 0 to {scales}")
     if "refiner" not in manifest.models:
-        raise UsageError(f"n_draft is {n_draft}, but this bundle has no refiner; it draws all {scales} scales with the drafter")
+        raise UsageError(
+            f"n_draft is {n_draft}, but this bundle has no refiner; it draws all {scales} scales with the drafter"
+        )
     served = ", ".join(map(str, manifest.serves))
     raise UsageError(f"n_draft is {n_draft}, but this pair was fine-tuned for N = {served} and serves no other")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-
 from trt_var.errors import UsageError
 
 MAX_CFG = 100.0

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from helpers import expose_logits, golden_weights, random_weights, save_checkpoint
-
 from trt_var.export.build import build
 from trt_var.export.recipe import Recipe
 from trt_var.export.transformer import TransformerShape
@@ -18,7 +17,9 @@ from trt_var.schedule import Schedule
 def golden_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden models, built from files in the released format."""
     folder = tmp_path_factory.mktemp("golden")
-    parts = {part: str(save_checkpoint(golden_weights(part), folder / f"{part}.pth")) for part in ("drafter", "refiner", "vae")}
+    parts = {
+        part: str(save_checkpoint(golden_weights(part), folder / f"{part}.pth")) for part in ("drafter", "refiner", "vae")
+    }
     return build(Recipe(**parts, out=folder / "bundle"))
 
 

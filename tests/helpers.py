@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import ArrayLike
-
 from trt_var.export.architecture import parameter_shapes
 from trt_var.export.checkpoint import RandomWeights
 from trt_var.export.transformer import TransformerShape

@@ -11,7 +11,6 @@ import torch
 from helpers import GOLDEN, assert_close, assert_tokens, golden_weights
 from numpy.typing import NDArray
 from torch.nn import functional as F
-
 from trt_var import Pipeline, Sampling
 from trt_var.backends.base import Backend
 from trt_var.backends.onnxruntime import OnnxRuntime

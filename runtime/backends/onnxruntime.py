@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
-
 from trt_var.backends.base import Backend, Buffer, Graph, HostMemory
 from trt_var.errors import BackendError
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import openvino as ov
-
 from trt_var.backends.base import Backend, Buffer, Graph, HostMemory
 from trt_var.errors import BackendError
 
@@ -29,6 +28,8 @@ class OpenVinoGraph:
 
 
 class OpenVino(HostMemory):
+    """The CPU plugin."""
+
     name = "openvino"
 
     def __init__(self, bfloat16: bool) -> None:
@@ -54,4 +55,5 @@ def multiplies_bfloat16() -> bool:
 
 
 def create() -> Backend:
+    """The CPU plugin in the fastest precision that the processor has."""
     return OpenVino(multiplies_bfloat16())

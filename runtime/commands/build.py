@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
     from trt_var.schedule import Schedule
 
 MAX_SIDE = 256
@@ -30,7 +29,9 @@ def add(subparsers: Any, name: str) -> None:
     )
     parser.add_argument("--finetuned", type=int, metavar="N", help="the d30 and d16 that CoDe tuned for this N (6 to 9)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: engines/<drafter>-<refiner>)")
-    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of products and cache (default: fp32)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16"), default="fp32", help="of products and cache (default: fp32)"
+    )
     parser.add_argument("--max-top-k", type=int, default=1024, metavar="K", help="ceiling of top-k (default: 1024)")
     parser.add_argument("--schedule", type=_schedule, metavar="1,2,…", help="patch sides, if the checkpoint does not tell")
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
@@ -65,7 +66,9 @@ class _Bars:
         from tqdm import tqdm
 
         self.close()
-        self._bar = tqdm(total=steps, desc=f"{name:22}", unit="", disable=None, bar_format="{desc} {bar:30} {n}/{total} {elapsed}")
+        self._bar = tqdm(
+            total=steps, desc=f"{name:22}", unit="", disable=None, bar_format="{desc} {bar:30} {n}/{total} {elapsed}"
+        )
 
     def step(self) -> None:
         if self._bar is not None:

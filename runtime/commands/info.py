@@ -33,7 +33,9 @@ def _info(options: argparse.Namespace) -> None:
     for role, model in manifest.models.items():
         origin = ", ".join(f"{key} {value}" for key, value in model.origin.items())
         print(f"{role:11} depth {model.depth}, width {model.width}, {model.parameters / 1e6:.1f}M parameters, from {origin}")
-    print(f"vae         {manifest.vae_channels} channels, from {', '.join(f'{k} {v}' for k, v in manifest.vae_origin.items())}")
+    print(
+        f"vae         {manifest.vae_channels} channels, from {', '.join(f'{k} {v}' for k, v in manifest.vae_origin.items())}"
+    )
     print(f"n-draft     {', '.join(map(str, manifest.serves))}")
     print(f"top-k       up to {manifest.max_top_k}")
     print(f"checksums   {len(manifest.files)} files as built")

@@ -21,19 +21,39 @@ def add(subparsers: Any, name: str) -> None:
         description="Generate one image a label. Image i has seed S + i; the same label, seed and settings give the same "
         "image whatever is drawn with it.",
     )
-    parser.add_argument("--engines", type=Path, default=Path("engines/d30-d16"), metavar="DIR", help="the bundle (default: %(default)s)")
-    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws: 0 is the plain refiner, all scales the plain drafter (default: 8, or what a fine-tuned pair serves)")
+    parser.add_argument(
+        "--engines", type=Path, default=Path("engines/d30-d16"), metavar="DIR", help="the bundle (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--n-draft",
+        type=int,
+        metavar="N",
+        help="scales that the drafter draws: 0 is the plain refiner, all scales the plain drafter "
+        "(default: 8, or what a fine-tuned pair serves)",
+    )
     parser.add_argument("--labels", default="207", metavar="A,B,…", help="class numbers or names (default: %(default)s)")
     parser.add_argument("--num", type=int, metavar="n", help="how many images; labels repeat in turn (default: one a label)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
-    parser.add_argument("--preset", choices=("default", "code", "var"), default="default", help="published settings; single ones given beside it win")
+    parser.add_argument(
+        "--preset",
+        choices=("default", "code", "var"),
+        default="default",
+        help="published settings; single ones given beside it win",
+    )
     parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength (default: 1.5)")
     parser.add_argument("--top-k", type=int, metavar="K", help="likeliest tokens kept; 1 is greedy (default: 600)")
     parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept (default: 0.96)")
     parser.add_argument("--temperature", type=_numbers, metavar="T[,T…]", help="one, or one a scale (default: 1.0)")
-    parser.add_argument("--backend", choices=("auto", "onnxruntime", "openvino"), default="auto", help="default: the fastest that works")
+    parser.add_argument(
+        "--backend", choices=("auto", "onnxruntime", "openvino"), default="auto", help="default: the fastest that works"
+    )
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="all images in one picture (default: grid.png, unless another output is named)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="all images in one picture (default: grid.png, unless another output is named)",
+    )
     parser.add_argument("--out-dir", type=Path, metavar="DIR", help="one PNG an image")
     parser.add_argument("--save-npz", type=Path, metavar="FILE", help="images, tokens, labels and seeds as arrays")
     parser.set_defaults(command=_run, name=name)
@@ -41,7 +61,6 @@ def add(subparsers: Any, name: str) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
-
     from trt_var.pipeline import Pipeline
 
     if not (options.out or options.out_dir or options.save_npz):

@@ -14,7 +14,6 @@ import onnx
 import pytest
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
-
 from trt_var import BundleExistsError, CheckpointError, ExportError, OutputError, Pipeline, Sampling, UsageError
 from trt_var.bundle import Bundle
 from trt_var.export import verify, workshop

@@ -8,7 +8,6 @@ import torch
 from conftest import TOY_DRAFTER, TOY_VAE
 from helpers import assert_close, random_weights, save_checkpoint
 from safetensors.torch import save_file
-
 from trt_var import CheckpointError, UsageError
 from trt_var.export import sources
 from trt_var.export.architecture import transformer_shape, vqvae_shape
@@ -54,7 +53,13 @@ def test_all_differences_in_one_error() -> None:
     state["lvl_embed.weight"] = torch.ones(9, 128)
     with pytest.raises(CheckpointError) as failure:
         transformer_shape(StateDict(state, {}), "drafter")
-    for part in ("4 differences", "missing head.bias", "missing blocks.1.ffn.fc2", "extra blocks.0.surprise", "lvl_embed.weight has shape [9, 128], expected [4, 128]"):
+    for part in (
+        "4 differences",
+        "missing head.bias",
+        "missing blocks.1.ffn.fc2",
+        "extra blocks.0.surprise",
+        "lvl_embed.weight has shape [9, 128], expected [4, 128]",
+    ):
         assert part in str(failure.value)
 
 
@@ -101,7 +106,9 @@ def test_other_models_are_named() -> None:
         transformer_shape(random_weights(TOY_VAE, 0), "drafter")
 
 
-@pytest.mark.parametrize("text", ["d17", "random", "random:", "random:d0", "random:d99999", "random:d4:x", "random:d4:1:2", "random:16"])
+@pytest.mark.parametrize(
+    "text", ["d17", "random", "random:", "random:d0", "random:d99999", "random:d4:x", "random:d4:1:2", "random:16"]
+)
 def test_bad_names(text: str) -> None:
     with pytest.raises(UsageError):
         sources.resolve(text, "drafter")

@@ -5,7 +5,6 @@ import torch
 from conftest import TOY_DRAFTER
 from helpers import assert_close, random_weights
 from torch.nn import functional as F
-
 from trt_var.export.conditions import condition_columns
 from trt_var.export.graphs import interpolation
 from trt_var.export.transformer import HEAD_WIDTH
@@ -32,7 +31,9 @@ def test_prefix_in_one_pass_equals_scale_by_scale() -> None:
     schedule, batch = TOY_DRAFTER.schedule, 3
     features = torch.randn(schedule.length, batch, TOY_DRAFTER.code_width)
     labels = [0, 5, 9, 10, 10, 10]
-    conditions = torch.cat([columns for _, columns in condition_columns(TOY_DRAFTER, random_weights(TOY_DRAFTER, 1).load, labels)], 1)
+    conditions = torch.cat(
+        [columns for _, columns in condition_columns(TOY_DRAFTER, random_weights(TOY_DRAFTER, 1).load, labels)], 1
+    )
     past = [torch.empty(0, 2 * batch, TOY_DRAFTER.heads, HEAD_WIDTH) for _ in range(2 * TOY_DRAFTER.depth)]
     whole_logits, whole = model(features, conditions, past, schedule.tokens(3))
     for scale in range(schedule.scales):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from helpers import assert_close
 from numpy.typing import NDArray
-
 from trt_var.export.sampler import draw, guide
 
 
@@ -24,7 +23,9 @@ def contract(logits: NDArray[np.float32], u: float, top_k: int, top_p: float, te
     return int(left[exceeds[0] if len(exceeds) else -1])
 
 
-def drawn(logits: NDArray[np.float32], u: NDArray[np.float32], top_k: int, top_p: float, temperature: float, width: int) -> NDArray[np.int32]:
+def drawn(
+    logits: NDArray[np.float32], u: NDArray[np.float32], top_k: int, top_p: float, temperature: float, width: int
+) -> NDArray[np.int32]:
     batch = logits.shape[1]
     settings = (
         torch.full((1, batch), top_k, dtype=torch.int32),

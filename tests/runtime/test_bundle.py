@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from helpers import record
-
 from trt_var import BundleError, Pipeline
 from trt_var.bundle import Bundle
 from trt_var.memory import need
@@ -48,7 +47,9 @@ def test_truncated_weights(copy: Path) -> None:
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("name", ["drafter.weights", "drafter.onnx", "quantise_01.onnx", "decoder.weights", "drafter.conditions.npy"])
+@pytest.mark.parametrize(
+    "name", ["drafter.weights", "drafter.onnx", "quantise_01.onnx", "decoder.weights", "drafter.conditions.npy"]
+)
 def test_altered_file(copy: Path, name: str) -> None:
     with (copy / name).open("r+b") as file:
         file.seek(-20, os.SEEK_END)

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
 from trt_var import images
 from trt_var.cli import main
 
-NO_BUILD = "import sys; sys.modules['torch'] = sys.modules['onnx'] = None; from trt_var.cli import main; sys.exit(main(sys.argv[1:]))"
+NO_BUILD = """import sys; sys.modules["torch"] = sys.modules["onnx"] = None
+from trt_var.cli import main; sys.exit(main(sys.argv[1:]))"""
 
 
 def cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -86,7 +86,17 @@ def test_presets_and_names(golden_bundle: Path, tmp_path: Path) -> None:
 def test_usage_errors(
     toy_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    base = ["run", "--engines", str(toy_bundle), "--backend", "onnxruntime", "--top-k", "9", "--out", str(tmp_path / "a.png")]
+    base = [
+        "run",
+        "--engines",
+        str(toy_bundle),
+        "--backend",
+        "onnxruntime",
+        "--top-k",
+        "9",
+        "--out",
+        str(tmp_path / "a.png"),
+    ]
     try:
         code = main([*base, *arguments])
     except SystemExit as stop:
@@ -144,9 +154,15 @@ def test_building_without_torch_names_the_extra(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+HELP = """import sys
+from trt_var.cli import main
+try: main(["--help"])
+except SystemExit: pass
+print(sorted({"numpy", "onnxruntime", "openvino", "PIL", "torch", "onnx", "tqdm"} & set(sys.modules)))"""
+
+
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; sys.argv = ['trt-var', '--help']\nfrom trt_var.cli import main\ntry: main()\nexcept SystemExit: pass\nprint(sorted({'numpy', 'onnxruntime', 'openvino', 'PIL', 'torch', 'onnx', 'tqdm'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
     assert result.stdout.endswith("[]\n"), result.stdout
 
 

@@ -8,7 +8,6 @@ import pytest
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import assert_close, assert_tokens, random_weights
 from numpy.typing import NDArray
-
 from trt_var import Pipeline, Sampling, UsageError
 from trt_var.bundle import Bundle
 from trt_var.export.reference import TorchBackend
