@@ -1,0 +1,1 @@
+"""INT8 calibration on the decoding chain; not built yet."""
