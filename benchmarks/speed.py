@@ -118,7 +118,7 @@ def eager(request: dict[str, Any]) -> Any:
 def show(row: dict[str, Any]) -> None:
     per_image = row["total"] / row["batch"]
     print(
-        f"{row['backend']:12} N={row['n_draft']:<2} batch {row['batch']:<3} {row['total']:7.2f} s, {per_image:.2f} an image, "
+        f"{row['backend']:12} N={row['n_draft']:<2} batch {row['batch']:<3} {row['total']:7.2f} s, {per_image:.2f} each, "
         f"decoder {row['decoder']:.2f} s, first {row['first']:.2f} s, peak {row['peak_gb']:.1f} GB",
         flush=True,
     )
