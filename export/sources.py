@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 Part = Literal["drafter", "refiner", "vae"]
 
 VAR = ("FoundationVision/var", "6d0ee6598a42f75079aa79e58b012b57b284c91b")
-CODE = ("Zigeng/VAR_CoDe", "main")  # its history is a single upload; the commit that was used goes into the manifest
+CODE = ("Zigeng/VAR_CoDe", "main")  # no commit pinned yet; the one that was used goes into the manifest
 RELEASED = {f"d{depth}": f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)}
 RELEASED_VAE = "vae_ch160v4096z32.pth"
 FINETUNED = (6, 7, 8, 9)
