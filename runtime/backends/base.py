@@ -78,7 +78,7 @@ class HostMemory:
         return np.empty(shape, dtype)
 
     def upload(self, array: NDArray[Any]) -> Buffer:
-        return np.ascontiguousarray(array)
+        return np.array(array, order="C")  # a copy: engines refuse read-only memory
 
     def download(self, buffer: Buffer) -> NDArray[Any]:
         return np.asarray(buffer)

@@ -9,6 +9,7 @@ from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import assert_close, assert_tokens, random_weights
 from numpy.typing import NDArray
 from trt_var import Pipeline, Sampling, UsageError
+from trt_var.backends.openvino import OpenVino
 from trt_var.bundle import Bundle
 from trt_var.export.reference import TorchBackend
 
@@ -51,6 +52,16 @@ def test_golden_models_do_not_depend_on_the_batch(golden_bundle: Path) -> None:
         together = pipeline.generate([5, 800, 42], seeds=3, n_draft=6, sampling=GREEDY, batch_size=3)
         alone = pipeline.generate([42, 5], seeds=[5, 3], n_draft=6, sampling=GREEDY, batch_size=1)
     assert_tokens(together.tokens[[2, 0]], alone.tokens)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_openvino_in_float32_draws_the_same(pipeline: Pipeline, toy_bundle: Path, batch_size: int) -> None:
+    other = Pipeline(Bundle.open(toy_bundle), OpenVino(bfloat16=False))
+    for n_draft in (0, 2, 4):
+        request = {"seeds": 5, "n_draft": n_draft, "sampling": SAMPLED, "batch_size": batch_size}
+        found, expected = (each.generate([1, 2, 3], **request) for each in (other, pipeline))
+        assert_tokens(found.tokens, expected.tokens)
+        assert_close(found.images, expected.images, absolute=2)
 
 
 def test_same_seed_same_image_other_seed_other_image(pipeline: Pipeline) -> None:
