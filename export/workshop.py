@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from trt_var import manifest as manifests
 from trt_var.errors import CheckpointError
@@ -124,7 +123,7 @@ class Workshop:
             depth=shape.depth,
             width=shape.width,
             heads=shape.heads,
-            parameters=sum(torch.Size(size).numel() for key, size in checkpoint.shapes.items() if key != "lvl_1L"),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
             step=written,
             conditions=f"{role}.conditions.npy",
             origin=checkpoint.origin,
