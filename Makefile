@@ -19,7 +19,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/types && mkdir -p build/types/trt_var
-	ln -s $(CURDIR)/runtime/* $(CURDIR)/export build/types/trt_var/
+	ln -s $(CURDIR)/runtime/* $(CURDIR)/export $(CURDIR)/training build/types/trt_var/
 	$(BIN)/mypy
 
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -123,18 +123,27 @@ def open_checkpoint(path: Path, part: str) -> Checkpoint:
         raise CheckpointError(f"no checkpoint at {path}; give a .pth or .safetensors file, a released name or random:dN")
     if path.suffix == ".safetensors":
         return Safetensors(path)
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except UnpicklingError as error:
-        raise CheckpointError(f"{path} is not a plain file of weights: it would run code when loaded; refused") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} is truncated or not a torch file ({reason}); fetch or save it again") from error
+    state = read_torch(path)
     if isinstance(state, dict) and isinstance(state.get("trainer"), dict):
         state = state["trainer"].get(part)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no state dict: expected names with tensors, flat or under trainer → {part}")
     return StateDict(state, {"path": path.name, "sha256": sha256(path)})
+
+
+def read_torch(path: Path) -> Any:
+    """What ``torch.save`` wrote, tensors and plain containers only, memory-mapped.
+
+    Raises:
+        CheckpointError: damaged, or a pickle that would run code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError as error:
+        raise CheckpointError(f"{path} is not a plain file of weights: it would run code when loaded; refused") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} is truncated or not a torch file ({reason}); fetch or save it again") from error
 
 
 def check_keys(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], what: str) -> None:

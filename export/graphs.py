@@ -6,6 +6,7 @@ Shape letters: transformer.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -53,7 +54,9 @@ class Step(nn.Module):
 
         Returns tokens [m, B] and guided logits [m, B, V] of the last m positions, new keys and values [n, R, H, D].
         """
-        logits, new = self.transformer(features, conditions, list(past), uniforms.shape[0])
+        words = self.transformer.word_embed(features)
+        words = torch.cat((words, words), 1)  # both branches see the same tokens
+        logits, new = self.transformer(words, conditions, list(past), uniforms.shape[0])
         guided = guide(logits, guidance)
         return draw(guided, uniforms, top_k, top_p, temperature, self.width), guided, *new
 
@@ -132,9 +135,13 @@ class Quantise(nn.Module):
     def forward(self, tokens: Tensor, f_hat: Tensor) -> tuple[Tensor, ...]:
         """Tokens int32 [n, B], f_hat [B, Z, P, P] → f_hat, and the next scale's features [n', B, Z] if there is one."""
         f_hat = f_hat + self.contribution(tokens)
+        return (f_hat,) if self.down is None else (f_hat, self.next_features(f_hat))
+
+    def next_features(self, f_hat: Tensor) -> Tensor:
+        """f_hat [B, Z, P, P] → what the next scale's positions see [n', B, Z]; the last scale has no next."""
         if self.down is None:
-            return (f_hat,)
-        return f_hat, (self.down @ f_hat @ self.down.T).flatten(2).permute(2, 0, 1)
+            raise ValueError("the last scale has no next one")
+        return (self.down @ f_hat @ self.down.T).flatten(2).permute(2, 0, 1)
 
 
 def quantise(vqvae: Vqvae, schedule: Schedule, scale: int) -> Traceable:
@@ -182,11 +189,10 @@ class Encode(nn.Module):
         """The quantiser of one scale."""
         return self.scales[index]  # type: ignore[return-value]  # the list holds nothing else
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        residual = self.vqvae.quant_conv(self.vqvae.encoder(image))
-        f_hat = torch.zeros_like(residual)
+    def quantise(self, f: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Features [B, Z, P, P] → of every scale the vectors [n, B, Z], the nearest codes [n, B] and f_hat after it."""
+        residual, f_hat = f, torch.zeros_like(f)
         codebook = self.vqvae.quantize.embedding.weight
-        tokens, f_hats = [], []
         for k in range(self.schedule.scales):
             area = getattr(self, f"area_{k}")
             pooled = residual if k == self.schedule.scales - 1 else area @ residual @ area.T
@@ -195,8 +201,10 @@ class Encode(nn.Module):
             nearest = distance.argmin(-1).to(torch.int32)
             h = self.scale(k).contribution(nearest)
             f_hat, residual = f_hat + h, residual - h
-            tokens.append(nearest)
-            f_hats.append(f_hat)
+            yield vectors, nearest, f_hat
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        _, tokens, f_hats = zip(*self.quantise(self.vqvae.quant_conv(self.vqvae.encoder(image))), strict=True)
         return torch.cat(tokens), torch.stack(f_hats)
 
 

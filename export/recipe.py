@@ -22,7 +22,7 @@ class Recipe:
         out: the bundle's folder.
         precision: fp32, or fp16 with norms, residual, softmax statistics and f_hat in float32.
         max_top_k: how many candidates the graphs keep, the ceiling of top_k.
-        finetuned: take CoDe's released pair for this N.
+        finetuned: the only N that the pair will serve; d30 and d16 then mean the pair that CoDe released for it.
         schedule: patch sides, for checkpoints that do not tell them.
         force: replace a bundle that lies at ``out``.
         compare: run every graph against the torch model.

@@ -51,6 +51,7 @@ class TorchBackend(HostMemory):
     """Graphs by the names that they have in a bundle, from checkpoints, in float32."""
 
     name = "torch"
+    rank = 0
     description = f"PyTorch {torch.__version__}, CPU, float32 arithmetic"
 
     def __init__(self, checkpoints: Mapping[Role, Checkpoint], vae: Checkpoint, max_top_k: int = 1024) -> None:

@@ -21,6 +21,7 @@ CODE = ("Zigeng/VAR_CoDe", "main")  # no commit pinned yet; the one that was use
 RELEASED = {f"d{depth}": f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)}
 RELEASED_VAE = "vae_ch160v4096z32.pth"
 FINETUNED = (6, 7, 8, 9)
+SUFFIXES = (".pth", ".pt", ".safetensors")
 MAX_DEPTH = 64
 RANDOM_SEEDS: dict[Part, int] = {"drafter": 0, "refiner": 1, "vae": 2}
 
@@ -31,7 +32,8 @@ def resolve(text: str, part: Part, finetuned: int | None = None) -> Checkpoint:
     Args:
         text: ``d16`` … ``d36`` or ``default`` (the released VQVAE); a path; ``random:d30[:SEED]``, for the VQVAE
             ``random[:SEED]`` or ``random:ch32[:SEED]``.
-        finetuned: take the released pair that CoDe tuned for this N instead of the plain d30 and d16.
+        finetuned: take the released pair that CoDe tuned for this N instead of the plain d30 and d16; files are taken
+            as they are.
 
     Raises:
         UsageError: a name that is none of these.
@@ -41,11 +43,11 @@ def resolve(text: str, part: Part, finetuned: int | None = None) -> Checkpoint:
         return _random(text, part)
     if part == "vae" and text == "default":
         return _fetch(*VAR, RELEASED_VAE, part)
-    if part != "vae" and finetuned is not None:
+    if part != "vae" and finetuned is not None and Path(text).suffix not in SUFFIXES:
         return _fetch_finetuned(text, part, finetuned)
     if part != "vae" and text in RELEASED:
         return _fetch(*VAR, RELEASED[text], part)
-    if Path(text).suffix not in (".pth", ".pt", ".safetensors"):
+    if Path(text).suffix not in SUFFIXES:
         names = "default, random" if part == "vae" else f"{', '.join(RELEASED)}, random:dN"
         raise UsageError(f"--{part} {text!r} is neither a released name ({names}) nor a .pth or .safetensors file")
     return open_checkpoint(Path(text), "vae_local" if part == "vae" else "var_wo_ddp")
@@ -54,7 +56,9 @@ def resolve(text: str, part: Part, finetuned: int | None = None) -> Checkpoint:
 def _fetch_finetuned(text: str, part: Part, finetuned: int) -> Checkpoint:
     plain = {"drafter": "d30", "refiner": "d16"}[part]
     if finetuned not in FINETUNED or text != plain:
-        raise UsageError(f"--finetuned takes N = {FINETUNED} with --drafter d30 --refiner d16; got {finetuned} with {text}")
+        raise UsageError(
+            f"--finetuned takes N = {FINETUNED} with --drafter d30 --refiner d16, or files; got {finetuned} with {text}"
+        )
     return _fetch(*CODE, f"{part}_{finetuned}.pth", part)
 
 

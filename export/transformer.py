@@ -15,6 +15,7 @@ whose front is the past of every later scale; features and tokens of several sca
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,19 +152,28 @@ class Transformer(nn.Module):
         """Compute the scale of every position; again after parameters were moved without their values."""
         self.register_buffer("levels", torch.tensor(self.shape.schedule.levels()), persistent=False)
 
-    def embed(self, features: Tensor, first: Tensor, start: int) -> Tensor:
-        """Features [n, B, Z] and class embeddings [R, C] → the transformer's input [n, R, C].
+    def embed(self, words: Tensor, first: Tensor, start: int) -> Tensor:
+        """Embedded features [n, R, C] and class embeddings [R, C] → the transformer's input [n, R, C].
 
         The first scale's input is the class embedding; every later one is the embedded feature map.
         """
-        n = features.shape[0]
-        words = self.word_embed(features)
+        n = words.shape[0]
         positions = self.pos_1LC[0] + self.lvl_embed(self.levels)
         begin = self.pos_start[0] - self.word_embed.bias  # the features of the first scale are zero
         pad = (0, 0, 0, self.shape.schedule.length - begin.shape[0])
         positions = (positions + F.pad(begin, pad))[start : start + n, None]
         is_first = F.pad(torch.ones_like(begin[:, :1]), pad)[start : start + n, None]
-        return torch.cat((words, words), 1) + positions + is_first * first
+        return words + positions + is_first * first
+
+    def conditions(self, labels: Tensor) -> Tensor:
+        """Labels [R] → the condition vectors [R, M, C] that a bundle holds as a table, see conditions.py."""
+        embedding = self.class_emb(labels)
+        shared = self.shared_ada_lin(embedding).unflatten(1, (6, -1)) if self.shape.shared_aln else None
+        pieces = [embedding.unsqueeze(1)]
+        block: Any
+        for block in self.blocks:
+            pieces.append(block.ada_lin(embedding).unflatten(1, (6, -1)) if shared is None else shared + block.ada_gss[0])
+        return torch.cat((*pieces, self.head_nm.ada_lin(embedding).unflatten(1, (2, -1))), 1)
 
     def causal_bias(self, start: int, n: int) -> Tensor:
         """What is added to the attention scores of positions start … start + n − 1: [n, start + n].
@@ -174,14 +184,14 @@ class Transformer(nn.Module):
         levels = self.levels[: start + n]
         return torch.where(levels <= levels[start:].unsqueeze(1), 0.0, MASKED)
 
-    def forward(self, features: Tensor, conditions: Tensor, past: list[Tensor], drawn: int) -> tuple[Tensor, list[Tensor]]:
-        """One pass: features [n, B, Z], conditions [R, M, C], past k and v of each block [T, R, H, D].
+    def forward(self, words: Tensor, conditions: Tensor, past: list[Tensor], drawn: int) -> tuple[Tensor, list[Tensor]]:
+        """One pass: embedded features [n, R, C], conditions [R, M, C], past k and v of each block [T, R, H, D].
 
         A pass is one scale, or all scales up to the first that this model draws. Returns the logits of the last
         ``drawn`` positions [m, R, V] in float32, and the new keys and values [n, R, H, D] in the order of ``past``.
         """
-        x = self.embed(features, conditions[:, 0], past[0].shape[0])
-        bias = self.causal_bias(past[0].shape[0], features.shape[0]).to(past[0].dtype)
+        x = self.embed(words, conditions[:, 0], past[0].shape[0])
+        bias = self.causal_bias(past[0].shape[0], words.shape[0]).to(past[0].dtype)
         new: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             six = conditions[:, 1 + 6 * i : 7 + 6 * i]

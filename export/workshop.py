@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 from trt_var import manifest as manifests
-from trt_var.errors import CheckpointError
+from trt_var.errors import CheckpointError, UsageError
 from trt_var.export import graphs, sources, tracing, verify
 from trt_var.export.architecture import hollow, transformer_shape, vqvae_shape
 from trt_var.export.checkpoint import Checkpoint, sha256
@@ -52,6 +52,9 @@ class Workshop:
         checkpoints = {role: sources.resolve(text, role, recipe.finetuned) for role, text in given.items()}
         vae = sources.resolve(recipe.vae, "vae")
         shapes = {role: transformer_shape(checkpoint, role, recipe.schedule) for role, checkpoint in checkpoints.items()}
+        scales = shapes["drafter"].schedule.scales
+        if recipe.finetuned is not None and not 1 <= recipe.finetuned < scales:
+            raise UsageError(f"--finetuned is {recipe.finetuned}; a pair of {scales} scales is tuned for 1 to {scales - 1}")
         vae_shape = vqvae_shape(vae)
         _check_belonging(shapes, vae_shape)
         return cls(recipe, progress, checkpoints, shapes, vae, vae_shape)

@@ -16,6 +16,7 @@ from trt_var.schedule import Schedule
 
 log = logging.getLogger(__name__)
 BLOCK = 1 << 22
+PACKAGED = Path(__file__).parent / "bundles"
 
 
 class Bundle:
@@ -38,10 +39,15 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """Read and check the manifest. Sizes are compared now, hashes when a file is first used.
 
+        Args:
+            path: a bundle's folder, or ``digits``, the one inside the package, where no folder has that name.
+
         Raises:
             BundleError: no bundle there, a newer schema, a file missing, of another size, or outside the folder.
         """
         path = Path(path)
+        if not path.exists() and path == Path("digits"):
+            path = PACKAGED / path
         file = path / manifests.FILE_NAME
         if not file.is_file():
             raise BundleError(f"no bundle at {path} (no {manifests.FILE_NAME}); build one with trt-var build --out {path}")

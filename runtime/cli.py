@@ -1,4 +1,4 @@
-"""The command line: ``trt-var build``, ``run``, ``info``, ``backends``."""
+"""The command line; commands/ has one file a command."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="trt-var",
         description="Class-conditional images from VAR models with Collaborative Decoding, without PyTorch at run time.",
-        epilog="First steps: trt-var build --drafter random:d4 --refiner random:d2 --vae random:ch32 --out engines/try, "
-        "then trt-var run --engines engines/try --labels 207",
+        epilog="First steps: trt-var demo; then trt-var build --drafter d30 --refiner d16 and trt-var run --labels 207.",
     )
     parser.add_argument("--version", action="version", version=f"trt-var {version('trt-var')}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is chosen and done")

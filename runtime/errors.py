@@ -7,6 +7,8 @@ TrtVarError
 ├── BundleError         a bundle that is missing, damaged or of another version
 ├── BackendError        a backend that cannot be used here, or failed
 ├── ExportError         a graph that could not be traced, or that disagrees with the model
+├── DataError           pictures that cannot be read or do not fit
+├── TrainingError       a training run that cannot go on
 └── OutputError         a result that could not be written
 """
 
@@ -39,6 +41,14 @@ class BackendError(TrtVarError):
 
 class ExportError(TrtVarError):
     """A graph could not be exported, or does not compute what the model computes."""
+
+
+class DataError(TrtVarError):
+    """Pictures are missing, damaged, or of another kind than expected."""
+
+
+class TrainingError(TrtVarError):
+    """A training run went wrong."""
 
 
 class OutputError(TrtVarError):

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from trt_var.pipeline import Generation
 
 
-def grid(images: NDArray[np.uint8], gap: int = 2) -> NDArray[np.uint8]:
-    """Images [n, H, W, 3] side by side in a nearly square grid, white between them."""
+def grid(images: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:
+    """Images [n, H, W, 3] side by side, white between them, in a nearly square grid or with so many columns."""
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
     for i, image in enumerate(images):
@@ -42,6 +42,18 @@ def picture_format(path: Path) -> str:
     if path.suffix.lower() not in known:
         raise OutputError(f"cannot write {path}: {path.suffix!r} is no picture format; use .png, .jpg or .webp")
     return known[path.suffix.lower()]
+
+
+def check_target(path: Path, picture: bool = True) -> None:
+    """Refuse what cannot be written before anything is computed.
+
+    Raises:
+        OutputError: no such folder, or a suffix that is no picture format.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
+    if picture:
+        picture_format(path)
 
 
 def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:

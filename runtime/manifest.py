@@ -40,6 +40,15 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origin: dict[str, str]
 
 
+class Judge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A classifier of real pictures, and the statistics of its features over them."""
+
+    graph: Graph
+    reference: str
+    features: int
+    accuracy: float
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole bundle."""
 
@@ -62,6 +71,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, File]
     class_names: str | None = None
     report: str | None = None
+    judge: Judge | None = None
+
+
+def default_n_draft(manifest: Manifest) -> int:
+    """The N of a fine-tuned pair, else all scales but the last two, as far as the pair serves that."""
+    return min(manifest.serves, key=lambda n: abs(n - (len(manifest.schedule) - 2)))
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -95,9 +110,11 @@ def _check(manifest: Manifest, where: str) -> None:
     scales = len(manifest.schedule)
     sides = list(manifest.schedule)
     used = [manifest.decoder, manifest.encoder, *manifest.quantiser, *(model.step for model in manifest.models.values())]
+    used += [manifest.judge.graph] if manifest.judge else []
     names = {name for graph in used for name in (graph.onnx, graph.weights)}
     names |= {model.conditions for model in manifest.models.values()}
     names |= {name for name in (manifest.class_names, manifest.report) if name}
+    names |= {manifest.judge.reference} if manifest.judge else set()
     problems = {
         "schedule must rise from 1 or more": not sides or sides[0] < 1 or sides != sorted(set(sides)),
         "one quantiser graph a scale": len(manifest.quantiser) != scales,

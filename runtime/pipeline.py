@@ -17,7 +17,7 @@ from trt_var.backends.base import Backend, Graph
 from trt_var.bundle import Bundle
 from trt_var.decoding import Chain, Request, Transformer, decode, render
 from trt_var.errors import UsageError
-from trt_var.manifest import Manifest, Role
+from trt_var.manifest import Manifest, Role, default_n_draft
 from trt_var.sampling import Sampling, preset, uniforms
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Pipeline:
         """Open a bundle and check it.
 
         Args:
-            path: the bundle's folder.
+            path: the bundle's folder, or ``digits`` for the one inside the package.
             backend: ``auto``, ``openvino`` or ``onnxruntime``.
 
         Raises:
@@ -130,12 +130,6 @@ class Pipeline:
         """Engine, version, device and precision in use."""
         return self._backend.description
 
-    @property
-    def default_n_draft(self) -> int:
-        """The N of a fine-tuned pair; 8 for plain weights where the schedule has more scales; else the plain drafter."""
-        serves = self.manifest.serves
-        return serves[0] if len(serves) == 1 else 8 if 8 in serves else max(serves)
-
     def generate(
         self,
         labels: Labels,
@@ -144,6 +138,7 @@ class Pipeline:
         n_draft: int | None = None,
         sampling: Sampling | str = "default",
         batch_size: int = 8,
+        teacher: NDArray[np.integer] | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Generation:
         """Generate one image a label.
@@ -153,16 +148,18 @@ class Pipeline:
         Args:
             labels: class numbers or unambiguous names.
             seeds: one for each image, or the first of consecutive ones.
-            n_draft: how many scales the drafter draws, 0 (plain refiner) to K (plain drafter).
+            n_draft: how many scales the drafter draws, 0 (plain refiner) to K (plain drafter); all but two if not given.
             sampling: settings, or the name of a preset (``default``, ``code``, ``var``).
             batch_size: how many images are drawn together.
+            teacher: tokens [n, L] that later scales and the image are made of in place of the drawn ones, to compare
+                backends or precisions on equal input; ``tokens`` of the result are still the drawn ones.
             progress: called with the number of images finished at once.
 
         Raises:
             UsageError: a value out of range; nothing has been computed.
             BackendError: the engine failed.
         """
-        run = self._prepare(labels, seeds, n_draft, sampling, batch_size)
+        run = self._prepare(labels, seeds, n_draft, sampling, batch_size, teacher)
         chain = self._chain(run.n_draft)
         images, tokens = [], []
         for start in range(0, len(run.labels), batch_size):
@@ -202,7 +199,13 @@ class Pipeline:
             yield Preview(scale.index, scales, scale.role, render(chain, scale.f_hat), np.concatenate(tokens, axis=1))
 
     def _prepare(
-        self, wanted: Labels, seeds: int | Sequence[int], n_draft: int | None, sampling: Sampling | str, batch_size: int
+        self,
+        wanted: Labels,
+        seeds: int | Sequence[int],
+        n_draft: int | None,
+        sampling: Sampling | str,
+        batch_size: int,
+        teacher: NDArray[np.integer] | None = None,
     ) -> _Run:
         manifest = self.manifest
         scales = len(manifest.schedule)
@@ -218,11 +221,13 @@ class Pipeline:
             )
         if not all(0 <= seed <= MAX_SEED for seed in numbers):
             raise UsageError(f"seeds must lie in 0 to {MAX_SEED}")
-        n_draft = self.default_n_draft if n_draft is None else n_draft
+        n_draft = default_n_draft(manifest) if n_draft is None else n_draft
         _check_n_draft(n_draft, manifest)
         chosen = preset(sampling, scales, manifest.vocabulary) if isinstance(sampling, str) else sampling
         chosen.check(scales, manifest.max_top_k)
-        return _Run(tuple(labels.resolve(listed, self._names, manifest.classes)), tuple(numbers), n_draft, chosen)
+        _check_teacher(teacher, len(listed), manifest)
+        numbered = labels.resolve(listed, self._names, manifest.classes)
+        return _Run(tuple(numbered), tuple(numbers), n_draft, chosen, teacher)
 
     def _chain(self, n_draft: int) -> Chain:
         manifest = self.manifest
@@ -264,13 +269,26 @@ class _Run:
     seeds: tuple[int, ...]
     n_draft: int
     sampling: Sampling
+    teacher: NDArray[np.integer] | None = None
 
     def __getitem__(self, images: slice) -> _Run:
-        return _Run(self.labels[images], self.seeds[images], self.n_draft, self.sampling)
+        teacher = None if self.teacher is None else self.teacher[images]
+        return _Run(self.labels[images], self.seeds[images], self.n_draft, self.sampling, teacher)
 
     def request(self, manifest: Manifest) -> Request:
         length = sum(side**2 for side in manifest.schedule)
-        return Request(self.labels, uniforms(self.seeds, length), self.n_draft, self.sampling)
+        teacher = None if self.teacher is None else self.teacher.T
+        return Request(self.labels, uniforms(self.seeds, length), self.n_draft, self.sampling, teacher)
+
+
+def _check_teacher(teacher: NDArray[np.integer] | None, images: int, manifest: Manifest) -> None:
+    if teacher is None:
+        return
+    expected = (images, sum(side**2 for side in manifest.schedule))
+    if teacher.shape != expected or teacher.dtype.kind not in "iu":
+        raise UsageError(f"teacher has shape {teacher.shape} {teacher.dtype}; expected whole numbers {expected}")
+    if teacher.min() < 0 or teacher.max() >= manifest.vocabulary:
+        raise UsageError(f"teacher's tokens must lie in 0 to {manifest.vocabulary - 1}")
 
 
 def _check_n_draft(n_draft: int, manifest: Manifest) -> None:

@@ -11,7 +11,7 @@ from trt_var.errors import BackendError, UsageError
 
 log = logging.getLogger(__name__)
 
-# name → (module, what to install); where both work on a CPU, the faster comes first (docs/backends.md has the figures)
+# name → (module, what to install)
 KINDS = {
     "openvino": ("trt_var.backends.openvino", "pip install 'trt-var[cpu]'"),
     "onnxruntime": ("trt_var.backends.onnxruntime", "pip install 'trt-var[cpu]', or 'trt-var[gpu]' for CUDA"),
@@ -25,7 +25,7 @@ class Status:
     name: str
     usable: bool
     detail: str
-    accelerated: bool = False
+    rank: int = 0
 
 
 def create(name: str = "auto") -> Backend:
@@ -54,16 +54,15 @@ def statuses() -> list[Status]:
     for name in KINDS:
         try:
             backend = create(name)
-            found.append(Status(name, True, backend.description, accelerated="CUDA device" in backend.description))
+            found.append(Status(name, True, backend.description, backend.rank))
         except BackendError as error:
             found.append(Status(name, False, str(error)))
     return found
 
 
 def fastest(found: list[Status]) -> Status | None:
-    """The one that ``auto`` takes: an accelerator before a CPU, else the order of KINDS."""
-    usable = [status for status in found if status.usable]
-    return min(usable, key=lambda status: not status.accelerated, default=None)
+    """The one that ``auto`` takes, the highest rank (base.Backend; docs/backends.md has the figures behind the ranks)."""
+    return max((status for status in found if status.usable), key=lambda status: status.rank, default=None)
 
 
 def _automatic() -> Backend:

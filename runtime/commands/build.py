@@ -27,7 +27,12 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument(
         "--vae", default="default", metavar="MODEL", help="the released VQVAE (default), a file, or random[:SEED]"
     )
-    parser.add_argument("--finetuned", type=int, metavar="N", help="the d30 and d16 that CoDe tuned for this N (6 to 9)")
+    parser.add_argument(
+        "--finetuned",
+        type=int,
+        metavar="N",
+        help="the pair was tuned for this N and serves no other; d30 and d16 then mean CoDe's (N from 6 to 9)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: engines/<drafter>-<refiner>)")
     parser.add_argument(
         "--precision", choices=("fp32", "fp16"), default="fp32", help="of products and cache (default: fp32)"

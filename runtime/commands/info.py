@@ -21,6 +21,7 @@ def add(subparsers: Any, name: str) -> None:
 
 def _info(options: argparse.Namespace) -> None:
     from trt_var.bundle import Bundle
+    from trt_var.manifest import default_n_draft
     from trt_var.memory import need
 
     bundle = Bundle.open(options.bundle)
@@ -39,7 +40,7 @@ def _info(options: argparse.Namespace) -> None:
     print(f"n-draft     {', '.join(map(str, manifest.serves))}")
     print(f"top-k       up to {manifest.max_top_k}")
     print(f"checksums   {len(manifest.files)} files as built")
-    n_draft = 8 if 8 in manifest.serves else manifest.serves[-1]
+    n_draft = default_n_draft(manifest)
     print(f"\nmemory at n-draft {n_draft}, MiB (what an engine adds of its own is not counted)")
     print("batch  weights  cache  activations  total")
     for batch in (1, 8, 32, 64):

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_var.errors import OutputError, UsageError
+from trt_var.commands import arguments
+from trt_var.errors import UsageError
 
 if TYPE_CHECKING:
-    from trt_var.pipeline import Generation, Pipeline
-    from trt_var.sampling import Sampling
+    from trt_var.pipeline import Generation
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -21,9 +21,7 @@ def add(subparsers: Any, name: str) -> None:
         description="Generate one image a label. Image i has seed S + i; the same label, seed and settings give the same "
         "image whatever is drawn with it.",
     )
-    parser.add_argument(
-        "--engines", type=Path, default=Path("engines/d30-d16"), metavar="DIR", help="the bundle (default: %(default)s)"
-    )
+    arguments.add_engines(parser)
     parser.add_argument(
         "--n-draft",
         type=int,
@@ -34,19 +32,7 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--labels", default="207", metavar="A,B,…", help="class numbers or names (default: %(default)s)")
     parser.add_argument("--num", type=int, metavar="n", help="how many images; labels repeat in turn (default: one a label)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
-    parser.add_argument(
-        "--preset",
-        choices=("default", "code", "var"),
-        default="default",
-        help="published settings; single ones given beside it win",
-    )
-    parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength (default: 1.5)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="likeliest tokens kept; 1 is greedy (default: 600)")
-    parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept (default: 0.96)")
-    parser.add_argument("--temperature", type=_numbers, metavar="T[,T…]", help="one, or one a scale (default: 1.0)")
-    parser.add_argument(
-        "--backend", choices=("auto", "onnxruntime", "openvino"), default="auto", help="default: the fastest that works"
-    )
+    arguments.add_sampling(parser)
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8)")
     parser.add_argument(
         "--out",
@@ -72,7 +58,11 @@ def _run(options: argparse.Namespace) -> None:
             raise UsageError(f"--num is {options.num}; expected 1 or more")
         wanted = [wanted[i % len(wanted)] for i in range(min(options.num, _limit() + 1))]
     with Pipeline.load(options.engines, options.backend) as pipeline:
-        settings = {"seeds": options.seed, "n_draft": options.n_draft, "sampling": _sampling(options, pipeline)}
+        settings = {
+            "seeds": options.seed,
+            "n_draft": options.n_draft,
+            "sampling": arguments.sampling(options, pipeline.manifest),
+        }
         started = time.monotonic()
         with tqdm(total=len(wanted), unit="image", disable=None if len(wanted) > options.batch_size else True) as bar:
             result = pipeline.generate(wanted, **settings, batch_size=options.batch_size, progress=bar.update)
@@ -82,31 +72,16 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    """Refuse what cannot be written before anything is computed."""
-    from trt_var.images import picture_format
+    from trt_var.images import check_target
 
     for path in filter(None, (options.out, options.save_npz)):
-        if not path.parent.is_dir():
-            raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
-    if options.out:
-        picture_format(options.out)
+        check_target(path, picture=path == options.out)
 
 
 def _limit() -> int:
     from trt_var.pipeline import MAX_IMAGES
 
     return MAX_IMAGES
-
-
-def _sampling(options: argparse.Namespace, pipeline: Pipeline) -> Sampling:
-    from dataclasses import replace
-
-    from trt_var.sampling import preset
-
-    manifest = pipeline.manifest
-    base = preset(options.preset, len(manifest.schedule), manifest.vocabulary)
-    given = {name: getattr(options, name) for name in ("cfg", "top_k", "top_p", "temperature")}
-    return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
 def _write(options: argparse.Namespace, result: Generation) -> list[Path]:
@@ -125,8 +100,3 @@ def _write(options: argparse.Namespace, result: Generation) -> list[Path]:
             options.save_npz, images=result.images, tokens=result.tokens, labels=result.labels, seeds=result.seeds
         )
     return written
-
-
-def _numbers(text: str) -> float | tuple[float, ...]:
-    numbers = tuple(float(number) for number in text.split(","))
-    return numbers[0] if len(numbers) == 1 else numbers

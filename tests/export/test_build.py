@@ -19,6 +19,7 @@ from trt_var.bundle import Bundle
 from trt_var.export import verify, workshop
 from trt_var.export.build import build
 from trt_var.export.recipe import Recipe
+from trt_var.manifest import default_n_draft
 from trt_var.schedule import Schedule
 
 
@@ -87,7 +88,7 @@ def test_finetuned_pair_serves_its_n_alone(toy_bundle: Path, tmp_path: Path) -> 
     (tuned / "manifest.json").unlink()
     (tuned / "manifest.json").write_text(json.dumps(manifest | {"serves": [3]}))
     with Pipeline.load(tuned, "onnxruntime") as pipeline:
-        assert pipeline.default_n_draft == 3
+        assert default_n_draft(pipeline.manifest) == 3
         with pytest.raises(UsageError, match="fine-tuned for N = 3"):
             pipeline.generate(1, n_draft=2)
 

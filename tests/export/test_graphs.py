@@ -29,15 +29,15 @@ def test_prefix_in_one_pass_equals_scale_by_scale() -> None:
     """The hand-over: several scales in one pass give the keys, values and logits of single passes."""
     model = fill_transformer(TOY_DRAFTER, random_weights(TOY_DRAFTER, 1).load)
     schedule, batch = TOY_DRAFTER.schedule, 3
-    features = torch.randn(schedule.length, batch, TOY_DRAFTER.code_width)
+    words = torch.randn(schedule.length, 2 * batch, TOY_DRAFTER.width)
     labels = [0, 5, 9, 10, 10, 10]
     conditions = torch.cat(
         [columns for _, columns in condition_columns(TOY_DRAFTER, random_weights(TOY_DRAFTER, 1).load, labels)], 1
     )
     past = [torch.empty(0, 2 * batch, TOY_DRAFTER.heads, HEAD_WIDTH) for _ in range(2 * TOY_DRAFTER.depth)]
-    whole_logits, whole = model(features, conditions, past, schedule.tokens(3))
+    whole_logits, whole = model(words, conditions, past, schedule.tokens(3))
     for scale in range(schedule.scales):
-        logits, new = model(features[schedule.span(scale)], conditions, past, schedule.tokens(scale))
+        logits, new = model(words[schedule.span(scale)], conditions, past, schedule.tokens(scale))
         past = [torch.cat(pair) for pair in zip(past, new, strict=True)]
     assert_close(logits.detach(), whole_logits.detach(), absolute=1e-4)
     for found, expected in zip(past, whole, strict=True):
@@ -49,10 +49,10 @@ def test_later_scales_do_not_change_earlier_ones() -> None:
     schedule = TOY_DRAFTER.schedule
     conditions = torch.randn(2, TOY_DRAFTER.conditions, TOY_DRAFTER.width)
     past = [torch.empty(0, 2, TOY_DRAFTER.heads, HEAD_WIDTH) for _ in range(2 * TOY_DRAFTER.depth)]
-    features = torch.randn(schedule.length, 1, TOY_DRAFTER.code_width)
-    changed = features.clone()
+    words = torch.randn(schedule.length, 2, TOY_DRAFTER.width)
+    changed = words.clone()
     changed[schedule.begin(3) :] += 1
-    logits, _ = model(features, conditions, past, schedule.length)
+    logits, _ = model(words, conditions, past, schedule.length)
     other, _ = model(changed, conditions, past, schedule.length)
     assert_close(other[: schedule.begin(3)].detach(), logits[: schedule.begin(3)].detach())
     assert (other[schedule.begin(3) :] != logits[schedule.begin(3) :]).any()

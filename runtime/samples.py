@@ -1,0 +1,102 @@
+"""Samples for published evaluators: the ADM evaluator's file, and torch-fidelity."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from trt_var import images
+from trt_var.errors import BackendError, UsageError
+from trt_var.pipeline import Generation, Pipeline
+from trt_var.sampling import Sampling
+
+Progress = Callable[[int], object]
+PIECE = 512  # images in memory at a time
+
+
+@dataclass(frozen=True)
+class Series:
+    """Images of every class in turn, with consecutive seeds.
+
+    Attributes:
+        n_draft: how many scales the drafter draws.
+        per_class: images of each class.
+        seed: of the first image.
+        sampling: settings.
+        batch_size: images drawn together.
+    """
+
+    n_draft: int
+    per_class: int
+    seed: int = 0
+    sampling: Sampling | str = "default"
+    batch_size: int = 50
+
+    def labels(self, pipeline: Pipeline) -> NDArray[np.int64]:
+        """The class of every image."""
+        return np.repeat(np.arange(pipeline.manifest.classes), self.per_class)
+
+    def draw(self, pipeline: Pipeline, progress: Progress | None = None) -> Iterator[Generation]:
+        """In pieces that fit in memory."""
+        labels, batch = self.labels(pipeline), self.batch_size
+        size = max(1, PIECE // max(batch, 1)) * batch
+        for start in range(0, len(labels), max(size, 1)):
+            yield pipeline.generate(
+                labels[start : start + size].tolist(),
+                seeds=self.seed + start,
+                n_draft=self.n_draft,
+                sampling=self.sampling,
+                batch_size=batch,
+                progress=progress,
+            )
+
+
+def write_adm(path: Path, pipeline: Pipeline, series: Series, progress: Progress | None = None) -> None:
+    """Write the file that ADM's evaluator takes: ``arr_0``, uint8 [n, H, W, 3], streamed, so that 50 000 fit.
+
+    VAR's and CoDe's protocols are 50 images of each of ImageNet's 1000 classes under ``--preset var`` and ``code``.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    side = pipeline.manifest.image_side
+    shape = (len(series.labels(pipeline)), side, side, 3)
+    with (
+        images.replacing(path) as file,
+        zipfile.ZipFile(file, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as array,
+    ):
+        np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for drawn in series.draw(pipeline, progress):
+            array.write(np.ascontiguousarray(drawn.images).data)
+
+
+def fidelity(real: Path, pipeline: Pipeline, series: Series, progress: Progress | None = None) -> dict[str, float]:
+    """FID and Inception Score by torch-fidelity, which fetches the Inception weights once.
+
+    Args:
+        real: a folder of real pictures of the same size.
+
+    Raises:
+        BackendError: torch-fidelity is not installed.
+        UsageError: no such folder.
+    """
+    try:
+        import torch
+        from torch_fidelity import calculate_metrics
+    except ImportError as error:
+        raise BackendError(f"these metrics need torch-fidelity ({error}): pip install 'trt-var[metrics]'") from error
+    if not real.is_dir():
+        raise UsageError(f"there is no folder {real}; --fidelity takes a folder of real pictures")
+    with tempfile.TemporaryDirectory(prefix="trt-var-") as folder:
+        for drawn in series.draw(pipeline, progress):
+            images.save_folder(Path(folder), drawn)
+        found = calculate_metrics(
+            input1=folder, input2=str(real), isc=True, fid=True, cuda=torch.cuda.is_available(), verbose=False
+        )
+    return {name: float(value) for name, value in found.items()}

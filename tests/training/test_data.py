@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import assert_close
+from PIL import Image
+from trt_var.errors import DataError
+from trt_var.training.data import ArrayImages, Augmentation, Batches, FolderImages
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            pixels = np.full((20, 30 + i, 3), 60 * label + i, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "dog" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_folder(folder: Path) -> None:
+    images = FolderImages(folder, 16)
+    assert images.classes == ["cat", "dog"]
+    assert images.labels == [0, 0, 0, 1, 1, 1]
+    assert images.load(4).shape == (16, 16, 3)
+    assert_close(images.load(4), np.full((16, 16, 3), 61))
+
+
+def test_folder_errors(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder"):
+        FolderImages(folder / "nowhere", 16)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no pictures"):
+        FolderImages(tmp_path / "empty", 16)
+    damaged = folder / "cat" / "0.png"
+    damaged.write_bytes(damaged.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"cannot read the picture .*0\.png"):
+        FolderImages(folder, 16).load(0)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(folder: Path) -> None:
+    images = FolderImages(folder, 16)
+    one, two = (Batches(images, 4, 7, Augmentation(degrees=10, zoom=0.1, flip=True)) for _ in range(2))
+    one(0)
+    assert torch.equal(one(5)[0], two(5)[0])
+    assert one(5)[1].tolist() == two(5)[1].tolist()
+    assert not torch.equal(one(5)[0], one(6)[0])
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4), (2, 4, 4, 1), (3, 4, 4, 3), (0, 4, 4, 3)])
+def test_arrays_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="expected images"):
+        ArrayImages(np.zeros(shape, np.uint8), [0] * min(2, shape[0]))
+
+
+def test_augmentation() -> None:
+    images = torch.rand(4, 3, 8, 8) * 2 - 1
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(Augmentation()(images, generator), images)
+    flipped = Augmentation(flip=True)(images, generator)
+    for image, found in zip(images, flipped, strict=True):
+        difference = min((found - image).abs().max(), (found - image.flip(2)).abs().max())
+        assert difference < 1e-5, f"neither the image nor its mirror image: {difference:.3g}"
+    moved = Augmentation(degrees=20, zoom=0.2, shift=0.1, shear=0.2)(images, generator)
+    assert moved.shape == images.shape
+    assert moved.abs().max() <= 1

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
+from helpers import random_weights, save_checkpoint
+from PIL import Image
+from trt_var import Pipeline, UsageError
+from trt_var.cli import main
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    parts = {"drafter": TOY_DRAFTER, "refiner": TOY_REFINER, "vae": TOY_VAE}
+    found = ["finetune", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--n-draft", "2"]
+    for i, (part, shape) in enumerate(parts.items()):
+        found += [f"--{part}", str(save_checkpoint(random_weights(shape, i), tmp_path / f"{part}.pth"))]
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(rng.integers(0, 256, (12, 10, 3), np.uint8)).save(tmp_path / "data" / name / f"{i}.png")
+    return [*found, "--batch-size", "2", "--steps", "3"]
+
+
+def test_pair_from_a_folder_to_a_bundle(arguments: list[str], tmp_path: Path) -> None:
+    assert main(arguments) == 0
+    weights = {part: str(tmp_path / "out" / f"{part}.safetensors") for part in ("drafter", "refiner")}
+    bundle = tmp_path / "bundle"
+    built = ["build", "--drafter", weights["drafter"], "--refiner", weights["refiner"], "--no-compare"]
+    assert main([*built, "--vae", str(tmp_path / "vae.pth"), "--finetuned", "2", "--out", str(bundle)]) == 0
+    with Pipeline.load(bundle, "onnxruntime") as pipeline:
+        assert pipeline.generate(1).images.shape == (1, 8, 8, 3)
+        with pytest.raises(UsageError, match="fine-tuned for N = 2"):
+            pipeline.generate(1, n_draft=3)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.checkpoint")}
+    assert main(arguments) == 0, "a finished job is no error"
+    assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.checkpoint")}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--n-draft", "4"], "1 to 3"),
+        (["--steps", "0"], "steps is 0"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--data", "/nowhere"], "no folder /nowhere"),
+        (["--vae", "missing.pth"], "no checkpoint at missing.pth"),
+        (["--device", "cuda"], "no CUDA device"),
+    ],
+)
+def test_mistakes(arguments: list[str], change: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments, *change]) in (1, 2)
+    assert message in capsys.readouterr().err
