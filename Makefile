@@ -4,13 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 # the plain torch wheel brings gigabytes of CUDA; the CPU build is enough to export and to test
 TORCH ?= torch==2.13.0
+DIGITS := examples/digits/weights
 
-.PHONY: demo test lint clean
+.PHONY: demo digits test lint clean
 
 demo: $(VENV)/.ready
-	$(BIN)/trt-var build --drafter random:d4 --refiner random:d2 --vae random:ch32 --out engines/demo --force
-	$(BIN)/trt-var run --engines engines/demo --n-draft 8 --labels "golden retriever,otter,volcano,teapot" --seed 0 --out demo.png
-	@echo "demo.png: four pictures from random weights, so noise; trained weights need: trt-var build --drafter d30 --refiner d16"
+	$(BIN)/trt-var build --drafter $(DIGITS)/drafter.safetensors --refiner $(DIGITS)/refiner.safetensors \
+	    --vae $(DIGITS)/vae.safetensors --out engines/digits --force
+	$(BIN)/trt-var run --engines engines/digits --n-draft 4 --labels 0,1,2,3,4,5,6,7,8,9 --out grid.png
+	$(BIN)/trt-var demo --out demo.png
+
+# half an hour on two cores: weights, bundles, docs/quality.*, the model card
+digits: $(VENV)/.ready
+	$(BIN)/python examples/digits/train.py
+	$(BIN)/python examples/digits/build.py
+	$(BIN)/python examples/digits/evaluate.py
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
@@ -25,8 +33,8 @@ lint: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -c constraints.txt "$(TORCH)" -e ".[cpu,export,dev]"
+	$(BIN)/pip install --quiet -c constraints.txt "$(TORCH)" -e ".[cpu,train,dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) engines/demo demo.png
+	rm -rf $(VENV) engines/digits demo.png grid.png

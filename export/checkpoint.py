@@ -5,7 +5,6 @@ Nothing is unpickled beyond tensors and containers (``weights_only``), and tenso
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zlib
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from trt_var.bundle import file_sha256
 from trt_var.errors import CheckpointError
 
 WITHOUT_LEARNED_VALUE = ("lvl_1L", "attn_bias_for_masking", "zero_k_bias", "ema_vocab_hit_SV")
@@ -60,7 +60,7 @@ class Safetensors:
             self._file: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is not a complete safetensors file ({error}); fetch or save it again") from error
-        self.origin = {"path": path.name, "sha256": sha256(path)}
+        self.origin = {"path": path.name, "sha256": file_sha256(path)}
         keys = self._file.keys()
         self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in keys}
 
@@ -128,7 +128,7 @@ def open_checkpoint(path: Path, part: str) -> Checkpoint:
         state = state["trainer"].get(part)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no state dict: expected names with tensors, flat or under trainer → {part}")
-    return StateDict(state, {"path": path.name, "sha256": sha256(path)})
+    return StateDict(state, {"path": path.name, "sha256": file_sha256(path)})
 
 
 def read_torch(path: Path) -> Any:
@@ -159,12 +159,3 @@ def check_keys(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tupl
     if problems:
         listed = "\n  ".join(problems)
         raise CheckpointError(f"the {what}'s checkpoint does not fit ({len(problems)} differences):\n  {listed}")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from trt_var import manifest as manifests
-from trt_var.bundle import Bundle
+from trt_var.bundle import Bundle, file_sha256
 from trt_var.export import tracing
-from trt_var.export.checkpoint import sha256
 from trt_var.export.graphs import Traceable
 from trt_var.images import replacing
 from trt_var.manifest import File, Graph
@@ -60,7 +59,7 @@ def add_judge(path: Path, model: nn.Module, real: RealPictures) -> None:
         features = torch.cat([model(chunk)[1] for chunk in torch.from_numpy(real.reference).split(256)]).double().numpy()
     np.savez(path / "judge.npz", mean=features.mean(0), covariance=np.cov(features, rowvar=False))
     files = {
-        name: File((path / name).stat().st_size, sha256(path / name))
+        name: File((path / name).stat().st_size, file_sha256(path / name))
         for name in ("judge.onnx", "judge.weights", "judge.npz")
     }
     judge = manifests.Judge(Graph("judge.onnx", "judge.weights"), "judge.npz", features.shape[1], real.accuracy)

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 from trt_var import manifest as manifests
+from trt_var.bundle import file_sha256
 from trt_var.errors import CheckpointError, UsageError
 from trt_var.export import graphs, sources, tracing, verify
 from trt_var.export.architecture import hollow, transformer_shape, vqvae_shape
-from trt_var.export.checkpoint import Checkpoint, sha256
+from trt_var.export.checkpoint import Checkpoint
 from trt_var.export.conditions import write_conditions
 from trt_var.export.graphs import Traceable
 from trt_var.export.recipe import Precision, Progress, Recipe
@@ -107,7 +108,7 @@ class Workshop:
         self.progress.stage("checksums", len(names))
         files = {}
         for name in names:
-            files[name] = File((folder / name).stat().st_size, self.hashes.get(name) or sha256(folder / name))
+            files[name] = File((folder / name).stat().st_size, self.hashes.get(name) or file_sha256(folder / name))
             self.progress.step()
         return files
 

@@ -68,7 +68,7 @@ class Bundle:
         with self._lock:
             if name not in self._checked:
                 expected = self.manifest.files[name].sha256
-                found = _sha256(path)
+                found = file_sha256(path)
                 if found != expected:
                     raise BundleError(
                         f"{path} was altered: sha256 {found[:12]}…, expected {expected[:12]}…; copy the bundle again"
@@ -121,7 +121,8 @@ class Bundle:
         return path
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while block := file.read(BLOCK):

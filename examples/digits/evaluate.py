@@ -32,7 +32,7 @@ from trt_var.samples import Series
 from trt_var.training.data import ArrayImages, to_tensor
 
 HERE = Path(__file__).parent
-PER_CLASS, ROUNDS = 100, 5
+PER_CLASS, ROUNDS = 100, 3
 MEASURED = ("accuracy", "frechet", "seconds")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from trt_var.commands import backends, build, demo, evaluate, finetune, info, run
+from trt_var.commands import backends, build, demo, engines, evaluate, finetune, info, run
 
 COMMANDS: dict[str, Callable[[Any, str], None]] = {
     "demo": demo.add,
     "run": run.add,
     "build": build.add,
+    "engines": engines.add,
     "eval": evaluate.add,
     "finetune": finetune.add,
     "info": info.add,

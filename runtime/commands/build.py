@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_var.commands import engines
+
 if TYPE_CHECKING:
     from tqdm import tqdm
     from trt_var.schedule import Schedule
@@ -41,6 +43,8 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--schedule", type=_schedule, metavar="1,2,…", help="patch sides, if the checkpoint does not tell")
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     parser.add_argument("--no-compare", dest="compare", action="store_false", help="skip the comparison with PyTorch")
+    parser.add_argument("--tensorrt", action="store_true", help="also build engines, as trt-var engines does, with:")
+    engines.add_options(parser)
     parser.set_defaults(command=_build, name=name)
 
 
@@ -53,15 +57,17 @@ def _build(options: argparse.Namespace) -> None:
     out = options.out or Path("engines") / "-".join(names)
     fields = ("drafter", "refiner", "vae", "precision", "max_top_k", "finetuned", "schedule", "force", "compare")
     started = time.monotonic()
-    bars = _Bars()
+    bars = Bars()
     try:
         build(Recipe(out=out, **{field: getattr(options, field) for field in fields}), bars)
     finally:
         bars.close()
-    print(f"{out} built in {time.monotonic() - started:.0f} s; next: trt-var run --engines {out} --labels 207")
+    print(f"{out} built in {time.monotonic() - started:.0f} s; next: trt-var run --engines {out}")
+    if options.tensorrt:
+        engines.build(out, options, force=options.force)
 
 
-class _Bars:
+class Bars:
     """One progress bar a stage, on a terminal only."""
 
     def __init__(self) -> None:

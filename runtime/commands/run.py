@@ -11,7 +11,11 @@ from trt_var.commands import arguments
 from trt_var.errors import UsageError
 
 if TYPE_CHECKING:
+    from trt_var.manifest import Manifest
     from trt_var.pipeline import Generation
+
+FEW = 16
+RETRIEVER = 207
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -29,7 +33,7 @@ def add(subparsers: Any, name: str) -> None:
         help="scales that the drafter draws: 0 is the plain refiner, all scales the plain drafter "
         "(default: 8, or what a fine-tuned pair serves)",
     )
-    parser.add_argument("--labels", default="207", metavar="A,B,…", help="class numbers or names (default: %(default)s)")
+    parser.add_argument("--labels", metavar="A,B,…", help="class numbers or names (default: 207, or every one of a few)")
     parser.add_argument("--num", type=int, metavar="n", help="how many images; labels repeat in turn (default: one a label)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
     arguments.add_sampling(parser)
@@ -52,12 +56,8 @@ def _run(options: argparse.Namespace) -> None:
     if not (options.out or options.out_dir or options.save_npz):
         options.out = Path("grid.png")
     _check_outputs(options)
-    wanted: list[int | str] = [label.strip() for label in options.labels.split(",") if label.strip()]
-    if options.num is not None and wanted:
-        if options.num < 1:
-            raise UsageError(f"--num is {options.num}; expected 1 or more")
-        wanted = [wanted[i % len(wanted)] for i in range(min(options.num, _limit() + 1))]
     with Pipeline.load(options.engines, options.backend) as pipeline:
+        wanted = _labels(options, pipeline.manifest)
         settings = {
             "seeds": options.seed,
             "n_draft": options.n_draft,
@@ -78,10 +78,17 @@ def _check_outputs(options: argparse.Namespace) -> None:
         check_target(path, picture=path == options.out)
 
 
-def _limit() -> int:
+def _labels(options: argparse.Namespace, manifest: Manifest) -> list[int | str]:
     from trt_var.pipeline import MAX_IMAGES
 
-    return MAX_IMAGES
+    wanted: list[int | str] = [label.strip() for label in (options.labels or "").split(",") if label.strip()]
+    if options.labels is None:
+        wanted = list(range(manifest.classes)) if manifest.classes <= FEW else [RETRIEVER if manifest.classes > RETRIEVER else 0]
+    if options.num is not None and wanted:
+        if options.num < 1:
+            raise UsageError(f"--num is {options.num}; expected 1 or more")
+        wanted = [wanted[i % len(wanted)] for i in range(min(options.num, MAX_IMAGES + 1))]
+    return wanted
 
 
 def _write(options: argparse.Namespace, result: Generation) -> list[Path]:

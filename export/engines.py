@@ -1,0 +1,253 @@
+"""TensorRT 11 and TensorRT-RTX engines from a bundle's graphs, through the same calls.
+
+TensorRT builds for the GPU that is there; TensorRT-RTX builds ahead of time, without any GPU, for a compute capability.
+Precision is what the graphs say: build the bundle with ``--precision fp16`` for half precision.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from trt_var import engines
+from trt_var.bundle import Bundle, file_sha256
+from trt_var.engines import Batch, Engine, Kind, Profile, Record
+from trt_var.errors import BackendError, BundleExistsError, ExportError, OutputError, UsageError
+from trt_var.export.recipe import Progress, Silent
+
+log = logging.getLogger(__name__)
+MODULES: dict[Kind, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx_bindings"}
+EXTRAS: dict[Kind, str] = {"tensorrt": "gpu", "rtx": "rtx"}
+MAX_BATCH = 256
+KEPT_MESSAGES = 20
+
+
+@dataclass(frozen=True)
+class EngineRecipe:
+    """What to build.
+
+    Attributes:
+        bundle: whose graphs.
+        kind: ``tensorrt`` or ``rtx``.
+        target: a compute capability such as ``sm89``, for RTX; TensorRT takes the GPU that is there.
+        batch: smallest, usual and largest.
+        graphs: names of graphs; empty for all.
+        force: replace engines that are there.
+    """
+
+    bundle: Path
+    kind: Kind
+    target: str | None = None
+    batch: Batch = Batch(1, 8, 64)
+    graphs: tuple[str, ...] = ()
+    force: bool = False
+
+
+def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Path:
+    """Build engines into the bundle; their folder appears there complete or not at all.
+
+    Raises:
+        UsageError: a batch, a target or a graph that there is not.
+        BundleError, BundleExistsError: no bundle there; or engines, without ``force``.
+        BackendError: the package is not installed, or TensorRT sees no GPU.
+        ExportError: the builder refused a graph or failed.
+    """
+    bundle = Bundle.open(recipe.bundle)
+    paths = _graphs(bundle, recipe)
+    builder = Builder(recipe.kind)
+    target = builder.target(recipe.target)
+    out = engines.folder(bundle.path, recipe.kind, builder.version, target)
+    if out.exists() and not recipe.force:
+        raise BundleExistsError(f"{out} exists; --force replaces the engines there")
+    with _appearing(out) as folder:
+        built = {}
+        for name, path in paths.items():
+            profiles = engines.profiles(bundle.manifest, name, recipe.batch)
+            built[name] = builder.write(path, folder / f"{name}.plan", profiles, target, progress or Silent())
+        record = Record(engines.SCHEMA, recipe.kind, builder.version, target, recipe.batch, built)
+        (folder / engines.RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
+    return out
+
+
+def _graphs(bundle: Bundle, recipe: EngineRecipe) -> dict[str, Path]:
+    """The wanted graphs by name, their files checked."""
+    batch, manifest = recipe.batch, bundle.manifest
+    if not 1 <= batch.smallest <= batch.usual <= batch.largest <= MAX_BATCH:
+        raise UsageError(f"batch is {batch.smallest},{batch.usual},{batch.largest}; expected rising sizes up to {MAX_BATCH}")
+    every = [*(model.step for model in manifest.models.values()), *manifest.quantiser, manifest.decoder, manifest.encoder]
+    known = {Path(graph.onnx).stem: graph for graph in every}
+    unknown = sorted(set(recipe.graphs) - known.keys())
+    if unknown:
+        raise UsageError(f"there is no graph {', '.join(unknown)}; the bundle holds {', '.join(known)}")
+    return {name: bundle.graph(known[name]) for name in recipe.graphs or known}
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder that takes the place of ``out`` when the block ends well, and disappears when it does not."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.building-"))
+        try:
+            yield folder
+            folder.chmod(0o755)
+            if out.exists():
+                shutil.rmtree(out)
+            folder.rename(out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+class Builder:
+    """The builder of one kind.
+
+    Attributes:
+        version: of the installed package.
+
+    Raises:
+        BackendError: it is not installed or cannot be loaded.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        try:
+            self._trt: Any = importlib.import_module(MODULES[kind])
+        except (ImportError, OSError) as error:
+            raise BackendError(f"{kind} cannot be used ({error}): pip install 'trt-var[{EXTRAS[kind]}]'") from error
+        self._kind = kind
+        self.version: str = self._trt.__version__
+        self._logger = _logger(self._trt)
+        self._builder = self._trt.Builder(self._logger)
+        if self._builder is None:
+            raise BackendError(f"{kind} {self.version} has no builder here: {self._logger.last()}")
+
+    def target(self, wanted: str | None) -> str:
+        """The name of the GPU kind that engines will be for.
+
+        Raises:
+            UsageError: RTX knows no such compute capability; or one was given to TensorRT, which takes the GPU there is.
+        """
+        if self._kind == "tensorrt":
+            if wanted:
+                raise UsageError("--target belongs to --kind rtx; TensorRT builds for the GPU that is there")
+            return _present_gpu()
+        known = [name.lower() for name in self._trt.ComputeCapability.__members__ if name.startswith("SM")]
+        if wanted not in known:
+            raise UsageError(f"target is {wanted}; TensorRT-RTX {self.version} builds for {', '.join(known)}")
+        return wanted
+
+    def write(self, graph: Path, plan: Path, profiles: tuple[Profile, ...], target: str, progress: Progress) -> Engine:
+        """Build one plan.
+
+        Raises:
+            ExportError: with the parser's or builder's own words.
+        """
+        trt, started = self._trt, time.monotonic()
+        self._logger.clear()
+        network = self._builder.create_network(0)
+        parser = trt.OnnxParser(network, self._logger)
+        if not parser.parse_from_file(str(graph)):
+            errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+            raise ExportError(f"{self._kind} cannot parse {graph.name}: {errors}")
+        config = self._config(profiles, target)
+        monitor = _monitor(trt, progress, plan.stem)
+        config.progress_monitor = monitor
+        serialized = self._builder.build_serialized_network(network, config)
+        if monitor.cancelled:
+            raise KeyboardInterrupt
+        if serialized is None:
+            raise ExportError(f"{self._kind} cannot build {graph.name}: {self._logger.last()}")
+        with plan.open("wb") as file:
+            file.write(memoryview(serialized))
+        size, seconds = plan.stat().st_size, round(time.monotonic() - started, 2)
+        log.info("%s: %.1f MB, %d profiles, %.1f s", plan.name, size / 1e6, len(profiles), seconds)
+        return Engine(plan.name, size, file_sha256(plan), file_sha256(graph), seconds, profiles)
+
+    def _config(self, profiles: tuple[Profile, ...], target: str) -> Any:
+        config = self._builder.create_builder_config()
+        config.clear_flag(self._trt.BuilderFlag.TF32)  # it would round float32 products to 10 bits
+        config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED
+        if self._kind == "rtx":
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(getattr(self._trt.ComputeCapability, target.upper()), 0)
+        for wanted in profiles:
+            profile = self._builder.create_optimization_profile()
+            for name, (smallest, usual, largest) in wanted.shapes.items():
+                profile.set_shape(name, smallest, usual, largest)
+            if self._kind == "tensorrt":
+                profile.extra_memory_target = 0.0  # profiles share the weights; TensorRT-RTX always does
+            if config.add_optimization_profile(profile) < 0:
+                raise ExportError(f"{self._kind} refuses profile {wanted.name}: {self._logger.last()}")
+        return config
+
+
+def _present_gpu() -> str:
+    try:
+        from cuda.core import Device
+
+        device = Device()
+        major, minor = device.compute_capability
+    except Exception as error:  # the binding raises errors of its own for every way in which a driver is missing
+        raise BackendError(f"TensorRT builds on the GPU that engines are for, and none is usable here: {error}") from error
+    return f"sm{major}{minor}"
+
+
+def _logger(trt: Any) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is found at run time
+        """Keeps what went wrong, and passes it on."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._messages: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self._messages = [*self._messages[-KEPT_MESSAGES:], message]
+            else:
+                log.debug("%s", message)
+
+        def last(self) -> str:
+            return self._messages[-1] if self._messages else "no reason given"
+
+        def clear(self) -> None:
+            self._messages.clear()
+
+    return Logger()
+
+
+def _monitor(trt: Any, progress: Progress, name: str) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # as above
+        """Shows the outermost phases, and ends the build when it is interrupted."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.cancelled = False
+            self._outermost: set[str] = set()
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if not parent:
+                self._outermost.add(phase)
+                progress.stage(f"{name}: {phase}"[:40], steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            try:
+                if phase in self._outermost:
+                    progress.step()
+            except KeyboardInterrupt:
+                self.cancelled = True
+            return not self.cancelled
+
+        def phase_finish(self, phase: str) -> None:
+            self._outermost.discard(phase)
+
+    return Monitor()

@@ -1,0 +1,163 @@
+"""TensorRT engines beside a bundle's graphs: where they lie, what they were built for, the shapes of their profiles.
+
+Nothing here imports TensorRT: the builder (export/engines.py), the runtime and the memory plan share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from trt_var.decoding import HEAD_WIDTH
+from trt_var.errors import BundleError
+from trt_var.manifest import Manifest, Model, Role
+from trt_var.schedule import Schedule
+
+SCHEMA = 1
+FOLDER = "tensorrt"
+RECORD = "record.json"
+DECODER_BATCH = 16  # larger batches are decoded in pieces: activations at full resolution grow with the batch
+Kind = Literal["tensorrt", "rtx"]
+Shape = tuple[int, ...]
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """The batch sizes that engines are built for; ``usual`` is what they are tuned for."""
+
+    smallest: int
+    usual: int
+    largest: int
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One optimisation profile: smallest, usual and largest shape of every input."""
+
+    name: str
+    shapes: dict[str, tuple[Shape, Shape, Shape]]
+
+
+class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One plan."""
+
+    plan: str
+    size: int
+    sha256: str
+    graph_sha256: str
+    seconds: float
+    profiles: tuple[Profile, ...]
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a folder of engines was built with and for."""
+
+    schema: int
+    kind: Kind
+    version: str
+    target: str
+    batch: Batch
+    engines: dict[str, Engine]
+
+
+def folder(bundle: Path, kind: Kind, version: str, target: str) -> Path:
+    """Where the engines of a kind, version and GPU lie."""
+    return bundle / FOLDER / f"{kind}-{version}-{target}"
+
+
+def read_record(path: Path) -> Record:
+    """Read a folder's record.
+
+    Raises:
+        BundleError: none there, or damaged.
+    """
+    file = path / RECORD
+    try:
+        record = msgspec.json.decode(file.read_bytes(), type=Record)
+    except OSError as error:
+        raise BundleError(f"no engines at {path} ({error.strerror}); build them with trt-var engines") from error
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{file} is not a valid record: {error}; build the engines again") from error
+    if record.schema != SCHEMA:
+        raise BundleError(f"{file} has schema {record.schema}, this version reads {SCHEMA}; build the engines again")
+    return record
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of a step graph: n positions of which the last m are drawn, behind T past ones."""
+
+    name: str
+    n: int
+    m: int
+    past: int
+
+
+def passes(manifest: Manifest, role: Role) -> list[Pass]:
+    """Every pass that a role can be asked for, by the N that the bundle serves; single scales, then hand-overs."""
+    schedule = Schedule(manifest.schedule)
+    scales = schedule.scales
+    if role == "drafter":
+        return [_single(schedule, scale) for scale in range(max(manifest.serves))]
+    served = [n for n in manifest.serves if n < scales]
+    singles = sorted({scale for n in served for scale in range(n + 1, scales)} | ({0} & set(served)))
+    handed = [Pass(f"hand-over {n}", schedule.begin(n + 1), schedule.tokens(n), 0) for n in served if n]
+    return [_single(schedule, scale) for scale in singles] + handed
+
+
+def _single(schedule: Schedule, scale: int) -> Pass:
+    return Pass(f"scale {scale}", schedule.tokens(scale), schedule.tokens(scale), schedule.begin(scale))
+
+
+def profiles(manifest: Manifest, graph: str, batch: Batch) -> tuple[Profile, ...]:
+    """The profiles of a graph, by its name in the bundle: one a scale, and one for all of the refiner's hand-overs."""
+    sizes = (batch.smallest, batch.usual, batch.largest)
+    if graph in manifest.models:
+        role: Role = "drafter" if graph == "drafter" else "refiner"
+        return tuple(_step_profiles(manifest, role, sizes))
+    schedule, code = Schedule(manifest.schedule), manifest.code_width
+    if graph == "encoder":
+        side = manifest.image_side
+        shapes = {"image": [(b, 3, side, side) for b in sizes]}
+    elif graph == "decoder":
+        shapes = {"f_hat": [(min(b, DECODER_BATCH), code, schedule.side, schedule.side) for b in sizes]}
+    else:
+        n = schedule.tokens(int(graph.removeprefix("quantise_")))
+        shapes = {"tokens": [(n, b) for b in sizes], "f_hat": [(b, code, schedule.side, schedule.side) for b in sizes]}
+    return (Profile("batch", {name: _three(listed) for name, listed in shapes.items()}),)
+
+
+def _step_profiles(manifest: Manifest, role: Role, sizes: tuple[int, int, int]) -> Iterator[Profile]:
+    model, code = manifest.models[role], manifest.code_width
+    found = passes(manifest, role)
+    for one in (one for one in found if one.name.startswith("scale")):
+        shapes = [step_shapes(model, code, one, b) for b in sizes]
+        yield Profile(one.name, {name: _three([shape[name] for shape in shapes]) for name in shapes[0]})
+    handed = sorted((one for one in found if not one.name.startswith("scale")), key=lambda one: one.n)
+    if handed:
+        usual = handed[len(handed) // 2 if len(handed) < 3 else -2]  # of all N, all scales but two
+        chosen = [
+            Pass("", min(one.n for one in handed), min(one.m for one in handed), 0),
+            usual,
+            Pass("", handed[-1].n, max(one.m for one in handed), 0),
+        ]
+        shapes = [step_shapes(model, code, one, b) for one, b in zip(chosen, sizes, strict=True)]
+        yield Profile("hand-over", {name: _three([shape[name] for shape in shapes]) for name in shapes[0]})
+
+
+def step_shapes(model: Model, code_width: int, one: Pass, batch: int) -> dict[str, Shape]:
+    """Shape of every input of a step graph in one pass."""
+    conditions, rows = 6 * model.depth + 3, 2 * batch
+    shapes: dict[str, Shape] = {
+        "features": (one.n, batch, code_width),
+        "conditions": (rows, conditions, model.width),
+        "uniforms": (one.m, batch),
+        **{name: (1, batch) for name in ("guidance", "temperature", "top_p", "top_k")},
+    }
+    cache = (one.past, rows, model.heads, HEAD_WIDTH)
+    return shapes | {f"past_{which}_{block}": cache for block in range(model.depth) for which in "kv"}
+
+
+def _three(shapes: list[Shape]) -> tuple[Shape, Shape, Shape]:
+    return shapes[0], shapes[1], shapes[2]

@@ -1,0 +1,153 @@
+"""The judge, the distance, agreement, and the eval command, on the bundle inside the package."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import assert_close
+from trt_var import BundleError, Pipeline, UsageError
+from trt_var.bundle import Bundle
+from trt_var.cli import main
+from trt_var.evaluation import Judge, agreement, frechet_distance, measure, spread
+from trt_var.pipeline import Generation
+from trt_var.samples import Series
+
+ROUND = ["eval", "--engines", "digits", "--per-class", "2", "--rounds", "2", "--backend", "onnxruntime"]
+
+
+def test_distance_of_gaussians_with_a_common_basis() -> None:
+    """For covariances that commute, the distance has a closed form: |μ₁ − μ₂|² + Σ (√λ₁ − √λ₂)²."""
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.standard_normal((5, 5)))
+    first, second = rng.random(5) * 3, rng.random(5)
+    means = rng.standard_normal((2, 5))
+    found = frechet_distance(means[0], (basis * first) @ basis.T, means[1], (basis * second) @ basis.T)
+    expected = ((means[0] - means[1]) ** 2).sum() + ((np.sqrt(first) - np.sqrt(second)) ** 2).sum()
+    assert_close(found, expected, absolute=1e-9)
+    assert_close(frechet_distance(means[0], np.diag(first), means[0], np.diag(first)), 0.0, absolute=1e-9)
+
+
+def test_drawn_digits_are_read_right() -> None:
+    """The plain drafter, the hand-over in the middle, and random pictures, which the judge must not like."""
+    judge = Judge(Bundle.open("digits"))
+    with Pipeline.load("digits", "onnxruntime") as pipeline:
+        for n_draft in (6, 4):
+            found = measure(pipeline, judge, Series(n_draft, 20))
+            assert found.accuracy >= 0.9, found
+    noise = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), np.uint8)
+    seen, features = judge(noise)
+    assert (seen == np.repeat(np.arange(10), 20)).mean() < 0.3
+    assert judge.distance(features) > 2 * found.frechet
+
+
+def test_agreement() -> None:
+    images = np.zeros((2, 2, 2, 3), np.uint8)
+    tokens = np.zeros((2, 4), np.uint16)
+    labels, seeds = np.zeros(2, np.int64), np.zeros(2, np.uint64)
+    same = Generation(images, tokens, labels, seeds)
+    assert agreement(same, same).as_json() == {"tokens": 1.0, "images": 1.0, "psnr": None, "largest": 0}
+    other_images, other_tokens = images.copy(), tokens.copy()
+    other_images[0], other_tokens[0, 1] = 255, 3
+    found = agreement(Generation(other_images, other_tokens, labels, seeds), same)
+    assert (found.tokens, found.images, found.largest) == (7 / 8, 0.5, 255)
+    assert_close(found.psnr, 10 * np.log10(2))
+    with pytest.raises(UsageError, match="cannot be compared"):
+        agreement(same, Generation(images[:1], tokens[:1], labels[:1], seeds[:1]))
+
+
+def test_spread() -> None:
+    assert spread([1.0]) == (1.0, 0.0)
+    assert_close(spread([1.0, 2.0, 3.0]), (2.0, 1.0))
+
+
+def test_teacher_replaces_history() -> None:
+    """The picture is made of the teacher's tokens; drawn on its own history, a pipeline draws the same."""
+    with Pipeline.load("digits", "onnxruntime") as pipeline:
+        expected = pipeline.generate([1, 2, 3], seeds=5, n_draft=3, batch_size=2)
+        forced = pipeline.generate([1, 2, 3], seeds=5, n_draft=3, batch_size=2, teacher=expected.tokens)
+        assert agreement(forced, expected).as_json()["tokens"] == 1.0
+        other = pipeline.generate([1, 2, 3], seeds=99, n_draft=3, teacher=expected.tokens)
+        assert_close(other.images, expected.images, absolute=1)
+        assert (other.tokens != expected.tokens).any()
+        for teacher in (expected.tokens[:2], expected.tokens.astype(np.float32), expected.tokens.astype(np.int64) + 999):
+            with pytest.raises(UsageError, match="teacher"):
+                pipeline.generate([1, 2, 3], teacher=teacher)
+
+
+def test_quality_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*ROUND, "--n-draft", "0,6", "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [row["n_draft"] for row in report["quality"]] == [0, 6]
+    assert report["quality"][1]["accuracy"]["mean"] > 0.8
+    assert report["judge_accuracy"] > 0.95
+    assert "judge:" in capsys.readouterr().out
+
+
+def test_agreement_command(tmp_path: Path) -> None:
+    assert main([*ROUND, "--against-backend", "openvino", "--json", str(tmp_path / "report.json")]) == 0
+    (row,) = json.loads((tmp_path / "report.json").read_text())["agreement"]
+    assert row["n_draft"] == 4
+    assert row["equal_history"]["tokens"] >= 0.9
+    assert main([*ROUND, "--against", "digits", "--json", str(tmp_path / "report.json")]) == 0
+    (row,) = json.loads((tmp_path / "report.json").read_text())["agreement"]
+    assert row["free"] == {"tokens": 1.0, "images": 1.0, "psnr": None, "largest": 0}
+
+
+def test_samples_file(tmp_path: Path) -> None:
+    path = tmp_path / "samples.npz"
+    assert main([*ROUND, "--adm-npz", str(path), "--batch-size", "7"]) == 0
+    with np.load(path) as arrays:
+        assert arrays.files == ["arr_0"]
+        found = arrays["arr_0"]
+    assert found.dtype == np.uint8
+    with Pipeline.load("digits", "onnxruntime") as pipeline:
+        expected = pipeline.generate([label for label in range(10) for _ in range(2)], seeds=0, batch_size=7)
+    assert_close(found, expected.images)
+
+
+def test_fidelity_gets_pictures_and_the_real_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch-fidelity itself is a stand-in here: its weights are a download."""
+    asked = {}
+
+    class StandIn:
+        @staticmethod
+        def calculate_metrics(input1: str, input2: str, **options: bool) -> dict[str, float]:
+            asked.update(drawn=len(list(Path(input1).glob("*.png"))), real=input2, **options)
+            return {"frechet_inception_distance": 1.5}
+
+    monkeypatch.setitem(sys.modules, "torch_fidelity", StandIn)
+    assert main([*ROUND, "--fidelity", str(tmp_path), "--json", str(tmp_path / "report.json")]) == 0
+    assert (asked["drawn"], asked["real"], asked["fid"], asked["isc"]) == (20, str(tmp_path), True, True)
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"] == {"frechet_inception_distance": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--adm-npz", "/nowhere/x.npz"], "no folder /nowhere"),
+        (["--json", "/nowhere/x.json"], "no folder /nowhere"),
+        (["--adm-npz", "x.npz", "--against", "digits"], "do not go together"),
+        (["--adm-npz", "x.npz", "--n-draft", "1,2"], "a samples file is of one"),
+        (["--rounds", "0"], "--rounds"),
+        (["--per-class", "0"], "--per-class"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--n-draft", "7"], "expected 0 to 6"),
+        (["--fidelity", "/nowhere"], "torch-fidelity"),
+    ],
+)
+def test_mistakes(change: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*ROUND, *change]) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "nothing unfinished is left behind"
+
+
+def test_bundle_without_judge(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BundleError, match="holds no judge"):
+        Judge(Bundle.open(toy_bundle))
+    assert main(["eval", "--engines", str(toy_bundle), "--judge", "digits"]) == 2
+    assert "the bundle draws 10 at 8" in capsys.readouterr().err
