@@ -19,6 +19,7 @@ from trt_var.sampling import Sampling
 from trt_var.schedule import Schedule
 
 HEAD_WIDTH = 64
+DECODER_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,11 @@ def decode(chain: Chain, request: Request) -> Iterator[DecodedScale]:
 
 
 def render(chain: Chain, f_hat: Buffer) -> NDArray[np.uint8]:
-    """f_hat [B, Z, P, P] → images [B, H, W, 3], on the host."""
-    side = chain.manifest.image_side
-    images = chain.backend.empty((f_hat.shape[0], side, side, 3), np.uint8)
-    chain.decoder.run({"f_hat": f_hat}, {"images": images})
+    """f_hat [B, Z, P, P] → images [B, H, W, 3], on the host, in pieces: maps of full resolution are what fills memory."""
+    side, batch = chain.manifest.image_side, f_hat.shape[0]
+    images = chain.backend.empty((batch, side, side, 3), np.uint8)
+    for piece in (slice(start, min(start + DECODER_BATCH, batch)) for start in range(0, batch, DECODER_BATCH)):
+        chain.decoder.run({"f_hat": f_hat[piece]}, {"images": images[piece]})
     return chain.backend.download(images)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from trt_var.decoding import HEAD_WIDTH
+from trt_var.decoding import DECODER_BATCH, HEAD_WIDTH
 from trt_var.errors import BundleError
 from trt_var.manifest import Manifest, Model, Role
 from trt_var.schedule import Schedule
@@ -19,7 +19,6 @@ from trt_var.schedule import Schedule
 SCHEMA = 1
 FOLDER = "tensorrt"
 RECORD = "record.json"
-DECODER_BATCH = 16  # larger batches are decoded in pieces: activations at full resolution grow with the batch
 Kind = Literal["tensorrt", "rtx"]
 Shape = tuple[int, ...]
 

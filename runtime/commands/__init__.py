@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from trt_var.commands import backends, build, demo, engines, evaluate, finetune, info, run
+from trt_var.commands import backends, build, demo, engines, evaluate, finetune, info, plan, run
 
 COMMANDS: dict[str, Callable[[Any, str], None]] = {
     "demo": demo.add,
@@ -15,5 +15,6 @@ COMMANDS: dict[str, Callable[[Any, str], None]] = {
     "eval": evaluate.add,
     "finetune": finetune.add,
     "info": info.add,
+    "plan": plan.add,
     "backends": backends.add,
 }

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+from trt_var import UsageError, plan
+from trt_var.bundle import Bundle
+from trt_var.cli import main
+from trt_var.memory import need
+
+
+def test_work_of_the_digits_pair() -> None:
+    """Twelve C² operations a token and branch for attention and MLP, counted by hand for the refiner's matrices."""
+    manifest = Bundle.open("digits").manifest
+    gpu = plan.device("l20")
+    alone = plan.plan(manifest, gpu, 0, 1)
+    width, depth, hidden = 64, 2, 256
+    body = depth * (4 * width**2 + 2 * width * hidden)
+    least = 2 * 2 * 130 * (body + manifest.vocabulary * width)
+    assert least < alone.operations < 1.6 * least
+    assert plan.plan(manifest, gpu, 0, 8).operations == pytest.approx(8 * alone.operations)
+    assert plan.plan(manifest, gpu, 6, 1).operations > plan.plan(manifest, gpu, 3, 1).operations > alone.operations
+    assert alone.traffic > 6 * manifest.files["refiner.weights"].size
+    assert alone.seconds == pytest.approx(alone.traffic / gpu.bandwidth), "six passes over the weights bound one image"
+
+
+def test_largest_batch_is_the_largest() -> None:
+    manifest = Bundle.open("digits").manifest
+    small = plan.Device(memory=200e6, half=1e12, single=1e12, bandwidth=1e9)
+    found = plan.largest_batch(manifest, small, 4)
+    assert need(manifest, 4, found).total <= plan.USABLE * small.memory < need(manifest, 4, found + 1).total
+    assert plan.largest_batch(manifest, plan.Device(1e6, 1, 1, 1), 4) == 0
+
+
+def test_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--engines", "digits", "--device", "h200", "--batch", "1,64", "--n-draft", "3"]) == 0
+    assert "largest batch that fits" in capsys.readouterr().out
+    for change in (["--device", "abacus"], ["--batch", "0"], ["--n-draft", "9"]):
+        assert main(["plan", "--engines", "digits", *change]) == 2
+    with pytest.raises(UsageError, match="known are"):
+        plan.device("abacus")
