@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 MODULES: dict[Kind, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx_bindings"}
 EXTRAS: dict[Kind, str] = {"tensorrt": "gpu", "rtx": "rtx"}
 MAX_BATCH = 256
+USUAL_BATCH = Batch(1, 8, 64)
 KEPT_MESSAGES = 20
 
 
@@ -47,7 +48,7 @@ class EngineRecipe:
     bundle: Path
     kind: Kind
     target: str | None = None
-    batch: Batch = Batch(1, 8, 64)
+    batch: Batch = USUAL_BATCH
     graphs: tuple[str, ...] = ()
     force: bool = False
 

@@ -152,7 +152,7 @@ def step_shapes(model: Model, code_width: int, one: Pass, batch: int) -> dict[st
         "features": (one.n, batch, code_width),
         "conditions": (rows, conditions, model.width),
         "uniforms": (one.m, batch),
-        **{name: (1, batch) for name in ("guidance", "temperature", "top_p", "top_k")},
+        **dict.fromkeys(("guidance", "temperature", "top_p", "top_k"), (1, batch)),
     }
     cache = (one.past, rows, model.heads, HEAD_WIDTH)
     return shapes | {f"past_{which}_{block}": cache for block in range(model.depth) for which in "kv"}

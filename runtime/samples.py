@@ -17,6 +17,7 @@ from trt_var.sampling import Sampling
 
 Progress = Callable[[int], object]
 PIECE = 512  # images in memory at a time
+MAX_SERIES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,26 @@ class Series:
     sampling: Sampling | str = "default"
     batch_size: int = 50
 
+    def __post_init__(self) -> None:
+        if self.per_class < 1 or self.batch_size < 1:
+            raise UsageError(f"per_class is {self.per_class}, batch_size is {self.batch_size}; expected 1 or more")
+
     def labels(self, pipeline: Pipeline) -> NDArray[np.int64]:
-        """The class of every image."""
+        """The class of every image.
+
+        Raises:
+            UsageError: more images than a series may have.
+        """
+        total = self.per_class * pipeline.manifest.classes
+        if total > MAX_SERIES:
+            raise UsageError(f"{self.per_class} images of every class are {total}; expected at most {MAX_SERIES}")
         return np.repeat(np.arange(pipeline.manifest.classes), self.per_class)
 
     def draw(self, pipeline: Pipeline, progress: Progress | None = None) -> Iterator[Generation]:
         """In pieces that fit in memory."""
         labels, batch = self.labels(pipeline), self.batch_size
-        size = max(1, PIECE // max(batch, 1)) * batch
-        for start in range(0, len(labels), max(size, 1)):
+        size = max(1, PIECE // batch) * batch
+        for start in range(0, len(labels), size):
             yield pipeline.generate(
                 labels[start : start + size].tolist(),
                 seeds=self.seed + start,

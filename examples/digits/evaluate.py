@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from build import PACKAGED, ROOT, WEIGHTS, load_judge, tuned
 from classifier import accuracy
 from digits import splits
 from tqdm import tqdm
@@ -29,16 +28,21 @@ from trt_var.export.graphs import Encode
 from trt_var.export.reference import TorchBackend
 from trt_var.pipeline import Pipeline
 from trt_var.samples import Series
+from trt_var.sampling import preset
 from trt_var.training.data import ArrayImages, to_tensor
+
+from build import PACKAGED, ROOT, WEIGHTS, load_judge, tuned
 
 HERE = Path(__file__).parent
 PER_CLASS, ROUNDS = 100, 3
+GUIDANCE = (0.0, 0.5, 1.5)
 MEASURED = ("accuracy", "frechet", "seconds")
 
 
-def rounds(pipeline: Pipeline, judge: Judge, n_draft: int, sampling: str = "default") -> dict[str, Any]:
+def rounds(pipeline: Pipeline, judge: Judge, n_draft: int, cfg: float) -> dict[str, Any]:
     """Figures over rounds of other seeds."""
     count = PER_CLASS * judge.classes
+    sampling = replace(preset("default", SCHEDULE.scales, VAE.vocabulary), cfg=cfg)
     series = [Series(n_draft, PER_CLASS, turn * count, sampling, 50) for turn in range(ROUNDS)]
     found = [asdict(measure(pipeline, judge, one)) for one in series]
     return {name: spread([quality[name] for quality in found])._asdict() for name in MEASURED}
@@ -73,18 +77,21 @@ def measure_all(weights: Path, engines: Path) -> dict[str, Any]:
     plan = list(pairs(weights, engines))
     rows = []
     for pair, n_draft, path in tqdm(plan, desc="pairs", disable=None):
-        with Pipeline.load(path, "onnxruntime") as pipeline:
-            rows.append({"pair": pair, "n_draft": n_draft, **rounds(pipeline, judge, n_draft)})
+        with Pipeline.load(path, "openvino") as pipeline:
+            backend = pipeline.backend
+            for cfg in GUIDANCE:
+                rows.append({"pair": pair, "cfg": cfg, "n_draft": n_draft, **rounds(pipeline, judge, n_draft, cfg)})
     backends: dict[str, Backend] = {name: create(name) for name in ("onnxruntime", "openvino")}
     backends["torch"] = torch_backend(weights)
     by_backend = []
     for backend in tqdm(backends.values(), desc="backends", disable=None):
         with Pipeline(Bundle.open(PACKAGED), backend) as pipeline:
-            by_backend.append({"backend": pipeline.backend, "n_draft": 4, **rounds(pipeline, judge, 4)})
+            by_backend.append({"backend": pipeline.backend, "n_draft": 4, **rounds(pipeline, judge, 4, GUIDANCE[-1])})
     held_out = splits()[1]
     return {
         "per_class": PER_CLASS,
         "rounds": ROUNDS,
+        "backend": backend,
         "judge_accuracy": judge.accuracy,
         "real_digits_frechet": judge.distance(judge(held_out.images)[1]),
         "reconstruction_accuracy": reconstruction(weights),
@@ -94,16 +101,16 @@ def measure_all(weights: Path, engines: Path) -> dict[str, Any]:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), constrained_layout=True)
-    names = {"accuracy": "judged right, %", "frechet": "Fréchet distance", "seconds": "ms an image"}
-    factors = {"accuracy": 100, "frechet": 1, "seconds": 1000}
-    for axis, name in zip(axes, MEASURED, strict=True):
+    panels = [("judged right, %", "accuracy", 100, cfg) for cfg in GUIDANCE[1:2]]
+    panels += [("Fréchet distance", "frechet", 1, cfg) for cfg in GUIDANCE[1:]] + [("ms an image", "seconds", 1000, 1.5)]
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 3.2), constrained_layout=True)
+    for axis, (title, name, factor, cfg) in zip(axes, panels, strict=True):
         for pair, style in (("training-free", "o-"), ("fine-tuned", "s")):
-            rows = [row for row in report["quality"] if row["pair"] == pair]
-            mean, deviation = (np.array([row[name][part] for row in rows]) * factors[name] for part in ("mean", "deviation"))
+            rows = [row for row in report["quality"] if (row["pair"], row["cfg"]) == (pair, cfg)]
+            mean, deviation = (np.array([row[name][part] for row in rows]) * factor for part in ("mean", "deviation"))
             axis.errorbar([row["n_draft"] for row in rows], mean, deviation, fmt=style, capsize=3, label=pair)
         axis.set_xlabel("N, scales drawn by the drafter")
-        axis.set_title(names[name])
+        axis.set_title(f"{title} (guidance {cfg})")
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(path, dpi=110)
@@ -133,7 +140,11 @@ def write_texts(report: dict[str, Any], weights: Path) -> None:
         f"| {name} | {figures['steps']} | {figures['seconds']} | {figures['loss']} |" for name, figures in training.items()
     )
     values = {
-        "quality": table(report["quality"], "pair"),
+        **{
+            f"quality{i}": table([row for row in report["quality"] if row["cfg"] == cfg], "pair")
+            for i, cfg in enumerate(GUIDANCE)
+        },
+        "backend": report["backend"],
         "backends": table(report["backends"], "backend"),
         "training": stage_rows,
         "minutes": round(sum(figures["seconds"] for figures in training.values()) / 60),

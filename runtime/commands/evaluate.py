@@ -65,8 +65,8 @@ def _check(options: argparse.Namespace) -> None:
     chosen += ["against"] if options.against or options.against_backend else []
     if len(chosen) > 1:
         raise UsageError(f"--{' and --'.join(chosen)} do not go together; run them one by one".replace("_", "-"))
-    if not 1 <= options.rounds <= MAX_ROUNDS or options.per_class < 1:
-        raise UsageError(f"--rounds must lie in 1 to {MAX_ROUNDS} and --per-class be 1 or more")
+    if not 1 <= options.rounds <= MAX_ROUNDS:
+        raise UsageError(f"--rounds is {options.rounds}; expected 1 to {MAX_ROUNDS}")
 
 
 def _work(options: argparse.Namespace) -> Callable[[argparse.Namespace, Pipeline], dict[str, Any]]:
@@ -110,7 +110,7 @@ def _agreement(options: argparse.Namespace, pipeline: Pipeline) -> dict[str, Any
     from trt_var.pipeline import Pipeline as Other
 
     settings = arguments.sampling(options, pipeline.manifest)
-    labels = [label for label in range(pipeline.manifest.classes) for _ in range(options.per_class)]
+    labels = _series(options, pipeline, 0).labels(pipeline).tolist()
     rows = []
     with Other.load(options.against or options.engines, options.against_backend or options.backend) as other:
         print(f"against {options.against or options.engines} on {other.backend}, {len(labels)} images")

@@ -83,7 +83,9 @@ def _labels(options: argparse.Namespace, manifest: Manifest) -> list[int | str]:
 
     wanted: list[int | str] = [label.strip() for label in (options.labels or "").split(",") if label.strip()]
     if options.labels is None:
-        wanted = list(range(manifest.classes)) if manifest.classes <= FEW else [RETRIEVER if manifest.classes > RETRIEVER else 0]
+        wanted = (
+            list(range(manifest.classes)) if manifest.classes <= FEW else [RETRIEVER if manifest.classes > RETRIEVER else 0]
+        )
     if options.num is not None and wanted:
         if options.num < 1:
             raise UsageError(f"--num is {options.num}; expected 1 or more")

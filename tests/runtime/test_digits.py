@@ -38,7 +38,9 @@ def test_demo_draws_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["demo", "--out", str(tmp_path / "demo.png")]) == 0
     assert "100 digits" in capsys.readouterr().out
     sheet = np.asarray(Image.open(tmp_path / "demo.png"))
-    images = np.stack([sheet[row : row + 32, column : column + 32] for row in range(0, 340, 34) for column in range(0, 340, 34)])
+    images = np.stack(
+        [sheet[row : row + 32, column : column + 32] for row in range(0, 340, 34) for column in range(0, 340, 34)]
+    )
     seen, _ = Judge(Bundle.open("digits"))(images)
     accuracy = (seen == np.repeat(np.arange(10), 10)).mean()
     assert accuracy >= 0.9, f"{accuracy:.0%} of the drawn digits are read right"

@@ -133,13 +133,17 @@ def test_fidelity_gets_pictures_and_the_real_folder(tmp_path: Path, monkeypatch:
         (["--adm-npz", "x.npz", "--against", "digits"], "do not go together"),
         (["--adm-npz", "x.npz", "--n-draft", "1,2"], "a samples file is of one"),
         (["--rounds", "0"], "--rounds"),
-        (["--per-class", "0"], "--per-class"),
+        (["--per-class", "0"], "per_class is 0"),
+        (["--per-class", "999999999999"], "expected at most"),
+        (["--per-class", "0", "--against", "digits"], "per_class is 0"),
         (["--batch-size", "0"], "batch_size is 0"),
         (["--n-draft", "7"], "expected 0 to 6"),
         (["--fidelity", "/nowhere"], "torch-fidelity"),
     ],
 )
-def test_mistakes(change: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    change: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*ROUND, *change]) in (1, 2)
     assert message in capsys.readouterr().err

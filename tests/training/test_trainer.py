@@ -153,7 +153,7 @@ def test_features_are_those_of_the_encoder() -> None:
 def test_tuning_leaves_the_other_scales_out(batches: Batches) -> None:
     """The drafter's loss does not depend on what later scales hold, the refiner's not on the drafter's targets."""
     vqvae = fresh_vqvae(TOY_VAE, 0)
-    model: Transformer = fresh_transformer(TOY_DRAFTER, 0)
+    model: Transformer = fresh_transformer(TOY_DRAFTER, 0).requires_grad_(True)
     whole = VarObjective(model, vqvae, batches, (0, 2)).losses(0)
     tuned = drafter_objective(model, vqvae, batches, 2).losses(0)
     assert_close(tuned["loss"].detach(), whole["loss"].detach())
