@@ -69,7 +69,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 def bundle(request: dict[str, Any]) -> Any:
     """A function that draws one batch and returns the scales' and the decoder's seconds."""
     from trt_var import Pipeline, Sampling
-    from trt_var.decoding import Request, decode, render
+    from trt_var.decoding import Request, arrays, decode, render
     from trt_var.sampling import uniforms
 
     pipeline = Pipeline.load(request["engines"], request["backend"])
@@ -81,10 +81,11 @@ def bundle(request: dict[str, Any]) -> Any:
 
     def run() -> tuple[list[float], float]:
         times = [time.perf_counter()]
-        for scale in decode(chain, drawn):
+        inputs = {name: chain.backend.upload(array) for name, array in arrays(chain, drawn).items()}
+        for scale in decode(chain, drawn.n_draft, inputs):
             chain.backend.download(scale.tokens)
             times.append(time.perf_counter())
-        render(chain, scale.f_hat)
+        chain.backend.download(render(chain, scale.f_hat))
         return [b - a for a, b in pairwise(times)], time.perf_counter() - times[-1]
 
     return run

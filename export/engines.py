@@ -7,10 +7,12 @@ Precision is what the graphs say: build the bundle with ``--precision fp16`` for
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,18 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from trt_var import engines
+from trt_var import engines, simulated
 from trt_var.bundle import Bundle, file_sha256
 from trt_var.engines import Batch, Engine, Kind, Profile, Record
 from trt_var.errors import BackendError, BundleExistsError, ExportError, OutputError, UsageError
 from trt_var.export.recipe import Progress, Silent
+from trt_var.manifest import Graph
 
 log = logging.getLogger(__name__)
-MODULES: dict[Kind, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx_bindings"}
-EXTRAS: dict[Kind, str] = {"tensorrt": "gpu", "rtx": "rtx"}
 MAX_BATCH = 256
 USUAL_BATCH = Batch(1, 8, 64)
-KEPT_MESSAGES = 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class EngineRecipe:
 
     Attributes:
         bundle: whose graphs.
-        kind: ``tensorrt`` or ``rtx``.
+        kind: ``tensorrt``, ``rtx`` or ``simulated``.
         target: a compute capability such as ``sm89``, for RTX; TensorRT takes the GPU that is there.
         batch: smallest, usual and largest.
         graphs: names of graphs; empty for all.
@@ -63,33 +63,37 @@ def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Pat
         ExportError: the builder refused a graph or failed.
     """
     bundle = Bundle.open(recipe.bundle)
-    paths = _graphs(bundle, recipe)
-    builder = Builder(recipe.kind)
+    wanted = _graphs(bundle, recipe)
+    builder = Simulation() if recipe.kind == "simulated" else Builder(recipe.kind)
     target = builder.target(recipe.target)
     out = engines.folder(bundle.path, recipe.kind, builder.version, target)
     if out.exists() and not recipe.force:
         raise BundleExistsError(f"{out} exists; --force replaces the engines there")
     with _appearing(out) as folder:
         built = {}
-        for name, path in paths.items():
-            profiles = engines.profiles(bundle.manifest, name, recipe.batch)
-            built[name] = builder.write(path, folder / f"{name}.plan", profiles, target, progress or Silent())
+        for name, graph in wanted.items():
+            path, profiles = bundle.graph(graph), engines.profiles(bundle.manifest, name, recipe.batch)
+            sources = {file: bundle.manifest.files[file].sha256 for file in (graph.onnx, graph.weights)}
+            started, plan = time.monotonic(), folder / f"{name}.plan"
+            layers = builder.write(path, plan, profiles, target, progress or Silent())
+            size, seconds = plan.stat().st_size, round(time.monotonic() - started, 2)
+            log.info("%s: %.1f MB, %d profiles, %.1f s", plan.name, size / 1e6, len(profiles), seconds)
+            built[name] = Engine(plan.name, size, file_sha256(plan), sources, seconds, profiles, layers)
         record = Record(engines.SCHEMA, recipe.kind, builder.version, target, recipe.batch, built)
         (folder / engines.RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
     return out
 
 
-def _graphs(bundle: Bundle, recipe: EngineRecipe) -> dict[str, Path]:
-    """The wanted graphs by name, their files checked."""
-    batch, manifest = recipe.batch, bundle.manifest
+def _graphs(bundle: Bundle, recipe: EngineRecipe) -> dict[str, Graph]:
+    """The wanted graphs by name of the engine."""
+    batch = recipe.batch
     if not 1 <= batch.smallest <= batch.usual <= batch.largest <= MAX_BATCH:
         raise UsageError(f"batch is {batch.smallest},{batch.usual},{batch.largest}; expected rising sizes up to {MAX_BATCH}")
-    every = [*(model.step for model in manifest.models.values()), *manifest.quantiser, manifest.decoder, manifest.encoder]
-    known = {Path(graph.onnx).stem: graph for graph in every}
+    known = engines.graphs(bundle.manifest)
     unknown = sorted(set(recipe.graphs) - known.keys())
     if unknown:
         raise UsageError(f"there is no graph {', '.join(unknown)}; the bundle holds {', '.join(known)}")
-    return {name: bundle.graph(known[name]) for name in recipe.graphs or known}
+    return {name: known[name] for name in recipe.graphs or known}
 
 
 @contextmanager
@@ -122,12 +126,12 @@ class Builder:
 
     def __init__(self, kind: Kind) -> None:
         try:
-            self._trt: Any = importlib.import_module(MODULES[kind])
+            self._trt: Any = importlib.import_module(engines.MODULES[kind])
         except (ImportError, OSError) as error:
-            raise BackendError(f"{kind} cannot be used ({error}): pip install 'trt-var[{EXTRAS[kind]}]'") from error
+            raise BackendError(f"{kind} cannot be used ({error}): pip install 'trt-var[{engines.EXTRAS[kind]}]'") from error
         self._kind = kind
         self.version: str = self._trt.__version__
-        self._logger = _logger(self._trt)
+        self._logger = engines.make_logger(self._trt)
         self._builder = self._trt.Builder(self._logger)
         if self._builder is None:
             raise BackendError(f"{kind} {self.version} has no builder here: {self._logger.last()}")
@@ -143,23 +147,29 @@ class Builder:
                 raise UsageError("--target belongs to --kind rtx; TensorRT builds for the GPU that is there")
             return _present_gpu()
         known = [name.lower() for name in self._trt.ComputeCapability.__members__ if name.startswith("SM")]
-        if wanted not in known:
+        if wanted is None or wanted not in known:
             raise UsageError(f"target is {wanted}; TensorRT-RTX {self.version} builds for {', '.join(known)}")
         return wanted
 
-    def write(self, graph: Path, plan: Path, profiles: tuple[Profile, ...], target: str, progress: Progress) -> Engine:
-        """Build one plan.
+    def write(
+        self, graph: Path, plan: Path, profiles: tuple[Profile, ...], target: str, progress: Progress
+    ) -> dict[str, int]:
+        """Build one plan; returns how many layers of each type it has, where a device is there to look inside.
 
         Raises:
             ExportError: with the parser's or builder's own words.
         """
-        trt, started = self._trt, time.monotonic()
+        trt = self._trt
         self._logger.clear()
         network = self._builder.create_network(0)
         parser = trt.OnnxParser(network, self._logger)
         if not parser.parse_from_file(str(graph)):
             errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
             raise ExportError(f"{self._kind} cannot parse {graph.name}: {errors}")
+        if plan.stem.endswith(engines.FINAL):
+            outputs = [network.get_output(i) for i in range(network.num_outputs)]
+            for output in (output for output in outputs if output.name.startswith("new_")):
+                network.unmark_output(output)
         config = self._config(profiles, target)
         monitor = _monitor(trt, progress, plan.stem)
         config.progress_monitor = monitor
@@ -170,9 +180,16 @@ class Builder:
             raise ExportError(f"{self._kind} cannot build {graph.name}: {self._logger.last()}")
         with plan.open("wb") as file:
             file.write(memoryview(serialized))
-        size, seconds = plan.stat().st_size, round(time.monotonic() - started, 2)
-        log.info("%s: %.1f MB, %d profiles, %.1f s", plan.name, size / 1e6, len(profiles), seconds)
-        return Engine(plan.name, size, file_sha256(plan), file_sha256(graph), seconds, profiles)
+        return self._layers(serialized)
+
+    def _layers(self, serialized: Any) -> dict[str, int]:
+        """Types of layers as the inspector names them; empty without a device, which it needs."""
+        engine = self._trt.Runtime(self._logger).deserialize_cuda_engine(serialized)
+        if engine is None:
+            return {}
+        text = engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)
+        layers = json.loads(text).get("Layers", [])
+        return dict(Counter(layer.get("LayerType", "?") if isinstance(layer, dict) else "?" for layer in layers))
 
     def _config(self, profiles: tuple[Profile, ...], target: str) -> Any:
         config = self._builder.create_builder_config()
@@ -192,6 +209,23 @@ class Builder:
         return config
 
 
+class Simulation:
+    """Stands for the builder where engines are only simulated: plans say which graph to run, and for which shapes."""
+
+    version = simulated.__version__
+
+    def target(self, wanted: str | None) -> str:
+        if wanted:
+            raise UsageError(f"--target belongs to --kind rtx, not to {simulated.TARGET} engines")
+        return simulated.TARGET
+
+    def write(
+        self, graph: Path, plan: Path, profiles: tuple[Profile, ...], target: str, progress: Progress
+    ) -> dict[str, int]:
+        plan.write_bytes(simulated.plan(graph, profiles, final=plan.stem.endswith(engines.FINAL)))
+        return {}
+
+
 def _present_gpu() -> str:
     try:
         from cuda.core import Device
@@ -201,29 +235,6 @@ def _present_gpu() -> str:
     except Exception as error:  # the binding raises errors of its own for every way in which a driver is missing
         raise BackendError(f"TensorRT builds on the GPU that engines are for, and none is usable here: {error}") from error
     return f"sm{major}{minor}"
-
-
-def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is found at run time
-        """Keeps what went wrong, and passes it on."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self._messages: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self._messages = [*self._messages[-KEPT_MESSAGES:], message]
-            else:
-                log.debug("%s", message)
-
-        def last(self) -> str:
-            return self._messages[-1] if self._messages else "no reason given"
-
-        def clear(self) -> None:
-            self._messages.clear()
-
-    return Logger()
 
 
 def _monitor(trt: Any, progress: Progress, name: str) -> Any:

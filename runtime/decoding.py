@@ -7,6 +7,7 @@ together with the first scale that it draws.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from trt_var.schedule import Schedule
 
 HEAD_WIDTH = 64
 DECODER_BATCH = 8
+SETTINGS = ("uniforms", "guidance", "temperature", "top_p", "top_k")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,6 @@ class Request:
         n_draft: how many scales the drafter draws.
         sampling: checked settings.
         teacher: tokens [L, B] that replace the drawn ones in what later scales see, to compare models on equal input.
-        logits: also keep the guided logits; the step graphs must have that output.
     """
 
     labels: tuple[int, ...]
@@ -61,7 +62,6 @@ class Request:
     n_draft: int
     sampling: Sampling
     teacher: NDArray[np.integer] | None = None
-    logits: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,75 +83,136 @@ class DecodedScale:
     logits: Buffer | None
 
 
-def decode(chain: Chain, request: Request) -> Iterator[DecodedScale]:
-    """Draw all scales, one after the other."""
-    backend, schedule = chain.backend, Schedule(chain.manifest.schedule)
-    batch, width = len(request.labels), chain.manifest.code_width
-    f_hat = backend.upload(np.zeros((batch, width, schedule.side, schedule.side), np.float32))
-    features = backend.upload(np.zeros((schedule.length, batch, width), np.float32))
-    teacher = None if request.teacher is None else backend.upload(request.teacher.astype(np.int32))
+def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
+    """Everything that a decoding reads from the host, by name.
+
+    float32 ``conditions.ROLE`` [2B, M, C] of the roles that draw, ``f_hat`` [B, Z, P, P] and ``features`` [L, B, Z] as the
+    first scale sees them; for every scale k ``uniforms.k`` [n, B], ``guidance.k``, ``temperature.k``, ``top_p.k``,
+    ``top_k.k`` [1, B] and perhaps ``teacher.k`` [n, B]. One array a scale, for engines that want aligned addresses.
+    """
+    manifest, batch = chain.manifest, len(request.labels)
+    schedule = Schedule(manifest.schedule)
+    found: dict[str, NDArray[Any]] = {
+        "f_hat": np.zeros((batch, manifest.code_width, schedule.side, schedule.side), np.float32),
+        "features": np.zeros((schedule.length, batch, manifest.code_width), np.float32),
+    }
+    for role in _roles(schedule, request.n_draft):
+        table = chain.transformers[role].conditions
+        null = table.shape[0] - 1
+        found[f"conditions.{role}"] = table[[*request.labels, *[null] * batch]].astype(np.float32)
+    settings = _settings(request, schedule.scales)
     for scale in range(schedule.scales):
-        role: Role = "drafter" if scale < request.n_draft else "refiner"
-        if scale in (0, request.n_draft):
-            decoder = _Decoder(chain, role, request)
-        tokens, logits = decoder.draw(scale, features)
-        inputs = {"tokens": tokens if teacher is None else teacher[schedule.span(scale)], "f_hat": f_hat}
-        f_hat = backend.empty((batch, width, schedule.side, schedule.side), np.float32)
+        span = schedule.span(scale)
+        found[f"uniforms.{scale}"] = request.uniforms[span]
+        found |= {f"{name}.{scale}": rows[scale : scale + 1] for name, rows in settings.items()}
+        if request.teacher is not None:
+            found[f"teacher.{scale}"] = request.teacher[span].astype(np.int32)
+    return found
+
+
+def decode(
+    chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: bool = False
+) -> Iterator[DecodedScale]:
+    """Draw all scales, one after the other.
+
+    Args:
+        chain: what runs them.
+        n_draft: how many scales the drafter draws.
+        inputs: ``arrays`` on the backend; features are written to.
+        logits: also keep the guided logits; the step graphs must have that output.
+    """
+    backend, schedule = chain.backend, Schedule(chain.manifest.schedule)
+    features, f_hat = inputs["features"], inputs["f_hat"]
+    cache = _cache(chain, n_draft, features.shape[1])
+    for scale in range(schedule.scales):
+        role: Role = "drafter" if scale < n_draft else "refiner"
+        if scale in (0, n_draft):
+            side = _Side(chain, role, n_draft, inputs, cache)
+        tokens, values = side.draw(scale, features, logits)
+        known = {"tokens": inputs.get(f"teacher.{scale}", tokens), "f_hat": f_hat}
+        f_hat = backend.empty(f_hat.shape, np.float32)
         outputs = {"new_f_hat": f_hat}
         if scale + 1 < schedule.scales:
             outputs["features"] = features[schedule.span(scale + 1)]
-        chain.quantiser[scale].run(inputs, outputs)
-        yield DecodedScale(scale, role, tokens, f_hat, logits)
+        chain.quantiser[scale].run(known, outputs)
+        yield DecodedScale(scale, role, tokens, f_hat, values)
 
 
-def render(chain: Chain, f_hat: Buffer) -> NDArray[np.uint8]:
-    """f_hat [B, Z, P, P] → images [B, H, W, 3], on the host, in pieces: maps of full resolution are what fills memory."""
+def render(chain: Chain, f_hat: Buffer) -> Buffer:
+    """f_hat [B, Z, P, P] → images uint8 [B, H, W, 3], in pieces: maps of full resolution are what fills memory."""
     side, batch = chain.manifest.image_side, f_hat.shape[0]
     images = chain.backend.empty((batch, side, side, 3), np.uint8)
     for piece in (slice(start, min(start + DECODER_BATCH, batch)) for start in range(0, batch, DECODER_BATCH)):
         chain.decoder.run({"f_hat": f_hat[piece]}, {"images": images[piece]})
-    return chain.backend.download(images)
+    return images
 
 
-class _Decoder:
+def draw(chain: Chain, request: Request) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """A whole batch: tokens [L, B] and images [B, H, W, 3]."""
+
+    def work(inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
+        scales = list(decode(chain, request.n_draft, inputs))
+        return {"images": render(chain, scales[-1].f_hat), **{f"tokens.{scale.index}": scale.tokens for scale in scales}}
+
+    found = chain.backend.draw(request.n_draft, arrays(chain, request), work)
+    tokens = [found[f"tokens.{scale}"] for scale in range(len(chain.manifest.schedule))]
+    return np.concatenate(tokens), found["images"]
+
+
+def _roles(schedule: Schedule, n_draft: int) -> dict[Role, int]:
+    """The roles that draw, with the last scale of each."""
+    last: dict[Role, int] = {"drafter": n_draft - 1} if n_draft else {}
+    return last if n_draft == schedule.scales else last | {"refiner": schedule.scales - 1}
+
+
+def _positions(chain: Chain, n_draft: int, role: Role) -> int:
+    """How many positions a role's cache keeps: nothing reads the keys and values of its last scale."""
+    schedule = Schedule(chain.manifest.schedule)
+    return schedule.begin(_roles(schedule, n_draft)[role])
+
+
+def _cache(chain: Chain, n_draft: int, batch: int) -> Buffer:
+    """Memory for the drafter's cache and then, in the same place, the refiner's."""
+    sizes = [
+        2 * model.depth * _positions(chain, n_draft, role) * 2 * batch * model.heads * HEAD_WIDTH
+        for role in _roles(Schedule(chain.manifest.schedule), n_draft)
+        for model in [chain.transformers[role]]
+    ]
+    return chain.backend.empty((max(sizes),), np.float16 if chain.manifest.precision == "fp16" else np.float32)
+
+
+class _Side:
     """One transformer's side of a decoding: its conditions, its settings and its cache.
 
-    The cache of a block is one buffer [positions, 2B, H, 64]: the past is its front, a pass's keys and values follow.
+    The cache of a block is [positions, 2B, H, 64]: the past is its front, a pass's keys and values follow.
     The first pass of the refiner takes the drafted prefix and its first own scale together.
     """
 
-    def __init__(self, chain: Chain, role: Role, request: Request) -> None:
-        self._chain, self._request = chain, request
+    def __init__(self, chain: Chain, role: Role, n_draft: int, inputs: Mapping[str, Buffer], cache: Buffer) -> None:
+        self._chain, self._inputs, self._role = chain, inputs, role
         self._model = model = chain.transformers[role]
-        self._schedule = schedule = Schedule(chain.manifest.schedule)
-        backend, batch = chain.backend, len(request.labels)
-        null = model.conditions.shape[0] - 1
-        self._conditions = backend.upload(model.conditions[[*request.labels, *[null] * batch]].astype(np.float32))
-        self._settings = {name: backend.upload(value) for name, value in _settings(request, schedule.scales).items()}
-        self._uniforms = backend.upload(request.uniforms)
-        self._last = (request.n_draft if role == "drafter" else schedule.scales) - 1
+        self._schedule = Schedule(chain.manifest.schedule)
+        self._last = _roles(self._schedule, n_draft)[role]
         self._filled = 0
-        positions = schedule.begin(self._last)  # nothing reads the last scale's keys and values
-        dtype = np.float16 if chain.manifest.precision == "fp16" else np.float32
-        self._cache = {
-            f"{which}_{block}": backend.empty((positions, 2 * batch, model.heads, HEAD_WIDTH), dtype)
-            for block in range(model.depth)
-            for which in "kv"
-        }
+        batch = inputs["features"].shape[1]
+        shape = (_positions(chain, n_draft, role), 2 * batch, model.heads, HEAD_WIDTH)
+        size = math.prod(shape)
+        names = [f"{which}_{block}" for block in range(model.depth) for which in "kv"]
+        self._cache = {name: cache[i * size : (i + 1) * size].reshape(shape) for i, name in enumerate(names)}
 
-    def draw(self, scale: int, features: Buffer) -> tuple[Buffer, Buffer | None]:
+    def draw(self, scale: int, features: Buffer, logits: bool) -> tuple[Buffer, Buffer | None]:
         """Run the step graph up to the end of a scale; returns its tokens [n, B] and, if asked for, guided logits.
 
         features: [L, B, Z], known up to the end of the scale.
         """
         backend, span = self._chain.backend, self._schedule.span(scale)
-        batch, drawn = len(self._request.labels), self._schedule.tokens(scale)
+        batch, drawn = features.shape[1], self._schedule.tokens(scale)
         new = slice(self._filled, span.stop)
-        inputs = {"features": features[new], "conditions": self._conditions, "uniforms": self._uniforms[span]}
-        inputs |= {name: rows[scale : scale + 1] for name, rows in self._settings.items()}
+        inputs = {"features": features[new], "conditions": self._inputs[f"conditions.{self._role}"]}
+        inputs |= {name: self._inputs[f"{name}.{scale}"] for name in SETTINGS}
         inputs |= {f"past_{name}": cache[: self._filled] for name, cache in self._cache.items()}
         outputs: dict[str, Buffer] = {"tokens": backend.empty((drawn, batch), np.int32)}
-        if self._request.logits:
+        if logits:
             outputs["guided_logits"] = backend.empty((drawn, batch, self._chain.manifest.vocabulary), np.float32)
         if scale != self._last:
             outputs |= {f"new_{name}": cache[new] for name, cache in self._cache.items()}

@@ -5,21 +5,27 @@ Nothing here imports TensorRT: the builder (export/engines.py), the runtime and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from trt_var.decoding import DECODER_BATCH, HEAD_WIDTH
 from trt_var.errors import BundleError
-from trt_var.manifest import Manifest, Model, Role
+from trt_var.manifest import Graph, Manifest, Model, Role
 from trt_var.schedule import Schedule
 
+log = logging.getLogger(__name__)
 SCHEMA = 1
 FOLDER = "tensorrt"
 RECORD = "record.json"
-Kind = Literal["tensorrt", "rtx"]
+KEPT_MESSAGES = 20
+Kind = Literal["tensorrt", "rtx", "simulated"]
+FINAL = ".final"  # an engine without keys and values, for the last scale: nothing reads them
+MODULES: dict[Kind, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx_bindings", "simulated": "trt_var.simulated"}
+EXTRAS: dict[Kind, str] = {"tensorrt": "gpu", "rtx": "rtx", "simulated": "cpu"}
 Shape = tuple[int, ...]
 
 
@@ -39,14 +45,20 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One plan."""
+    """One plan.
+
+    Attributes:
+        sources: sha256 of the bundle's files that it was built from.
+        layers: how many of each type, where the builder's machine could look inside.
+    """
 
     plan: str
     size: int
     sha256: str
-    graph_sha256: str
+    sources: dict[str, str]
     seconds: float
     profiles: tuple[Profile, ...]
+    layers: dict[str, int] = {}
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,16 +121,28 @@ def _single(schedule: Schedule, scale: int) -> Pass:
     return Pass(f"scale {scale}", schedule.tokens(scale), schedule.tokens(scale), schedule.begin(scale))
 
 
+def graphs(manifest: Manifest) -> dict[str, Graph]:
+    """What engines are built from, by name: every graph, and the transformer that draws the last scale once more."""
+    every = [*(model.step for model in manifest.models.values()), *manifest.quantiser, manifest.decoder, manifest.encoder]
+    found = {Path(graph.onnx).stem: graph for graph in every}
+    last = "refiner" if "refiner" in manifest.models and min(manifest.serves) < len(manifest.schedule) else "drafter"
+    return found | {f"{last}{FINAL}": found[last]}
+
+
 def profiles(manifest: Manifest, graph: str, batch: Batch) -> tuple[Profile, ...]:
-    """The profiles of a graph, by its name in the bundle: one a scale, and one for all of the refiner's hand-overs."""
+    """The profiles of an engine, by its name: one a scale, and one for all of the refiner's hand-overs."""
     sizes = (batch.smallest, batch.usual, batch.largest)
-    if graph in manifest.models:
-        role: Role = "drafter" if graph == "drafter" else "refiner"
-        return tuple(_step_profiles(manifest, role, sizes))
+    if graph.removesuffix(FINAL) in manifest.models:
+        role: Role = "drafter" if graph.startswith("drafter") else "refiner"
+        found = passes(manifest, role)
+        if graph.endswith(FINAL):
+            end = Schedule(manifest.schedule).length
+            found = [one for one in found if one.past + one.n == end]
+        return tuple(_step_profiles(manifest, role, found, sizes))
     schedule, code = Schedule(manifest.schedule), manifest.code_width
     if graph == "encoder":
         side = manifest.image_side
-        shapes = {"image": [(b, 3, side, side) for b in sizes]}
+        shapes: dict[str, list[Shape]] = {"image": [(b, 3, side, side) for b in sizes]}
     elif graph == "decoder":
         shapes = {"f_hat": [(min(b, DECODER_BATCH), code, schedule.side, schedule.side) for b in sizes]}
     else:
@@ -127,9 +151,8 @@ def profiles(manifest: Manifest, graph: str, batch: Batch) -> tuple[Profile, ...
     return (Profile("batch", {name: _three(listed) for name, listed in shapes.items()}),)
 
 
-def _step_profiles(manifest: Manifest, role: Role, sizes: tuple[int, int, int]) -> Iterator[Profile]:
+def _step_profiles(manifest: Manifest, role: Role, found: list[Pass], sizes: tuple[int, int, int]) -> Iterator[Profile]:
     model, code = manifest.models[role], manifest.code_width
-    found = passes(manifest, role)
     for one in (one for one in found if one.name.startswith("scale")):
         shapes = [step_shapes(model, code, one, b) for b in sizes]
         yield Profile(one.name, {name: _three([shape[name] for shape in shapes]) for name in shapes[0]})
@@ -158,5 +181,28 @@ def step_shapes(model: Model, code_width: int, one: Pass, batch: int) -> dict[st
     return shapes | {f"past_{which}_{block}": cache for block in range(model.depth) for which in "kv"}
 
 
-def _three(shapes: list[Shape]) -> tuple[Shape, Shape, Shape]:
+def _three(shapes: Sequence[Shape]) -> tuple[Shape, Shape, Shape]:
     return shapes[0], shapes[1], shapes[2]
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger for TensorRT's objects that keeps what went wrong (``last()``) and passes the rest on."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is found at run time
+        def __init__(self) -> None:
+            super().__init__()
+            self._messages: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self._messages = [*self._messages[-KEPT_MESSAGES:], message]
+            else:
+                log.debug("%s", message)
+
+        def last(self) -> str:
+            return self._messages[-1] if self._messages else "no reason given"
+
+        def clear(self) -> None:
+            self._messages.clear()
+
+    return Logger()

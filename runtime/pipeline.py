@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trt_var import backends, labels
 from trt_var.backends.base import Backend, Graph
 from trt_var.bundle import Bundle
-from trt_var.decoding import Chain, Request, Transformer, decode, render
+from trt_var.decoding import Chain, Request, Transformer, arrays, decode, draw, render
 from trt_var.errors import UsageError
 from trt_var.manifest import Manifest, Role, default_n_draft
 from trt_var.sampling import Sampling, preset, uniforms
@@ -99,13 +99,14 @@ class Pipeline:
 
         Args:
             path: the bundle's folder, or ``digits`` for the one inside the package.
-            backend: ``auto``, ``openvino`` or ``onnxruntime``.
+            backend: ``auto``, ``tensorrt``, ``openvino`` or ``onnxruntime``.
 
         Raises:
             BundleError: missing, damaged or newer bundle.
             BackendError: the backend is not usable here.
         """
-        return cls(Bundle.open(path), backends.create(backend))
+        bundle = Bundle.open(path)
+        return cls(bundle, backends.create(backend, bundle))
 
     def __enter__(self) -> Pipeline:
         return self
@@ -119,6 +120,7 @@ class Pipeline:
             self._bundle = None
             self._transformers.clear()
             self._graphs.clear()
+            self._backend.close()
 
     @property
     def manifest(self) -> Manifest:
@@ -162,11 +164,14 @@ class Pipeline:
         run = self._prepare(labels, seeds, n_draft, sampling, batch_size, teacher)
         chain = self._chain(run.n_draft)
         images, tokens = [], []
-        for start in range(0, len(run.labels), batch_size):
-            chunk = run[start : start + batch_size]
-            scales = list(decode(chain, chunk.request(chain.manifest)))
-            tokens.append(np.concatenate([self._backend.download(scale.tokens) for scale in scales]).T)
-            images.append(render(chain, scales[-1].f_hat))
+        remaining = run
+        while remaining.labels:
+            batch = self._backend.padded(min(batch_size, len(remaining.labels)))
+            size = min(batch, batch_size)
+            chunk, remaining = remaining[:size], remaining[size:]
+            drawn, pictures = draw(chain, chunk.request(chain.manifest, batch))
+            tokens.append(drawn.T[: len(chunk.labels)])
+            images.append(pictures[: len(chunk.labels)])
             if progress:
                 progress(len(chunk.labels))
         return Generation(
@@ -194,9 +199,12 @@ class Pipeline:
         tokens: list[NDArray[np.uint16]] = []
         chain = self._chain(run.n_draft)
         scales = len(chain.manifest.schedule)
-        for scale in decode(chain, run.request(chain.manifest)):
+        request = run.request(chain.manifest, len(run.labels))
+        inputs = {name: self._backend.upload(array) for name, array in arrays(chain, request).items()}
+        for scale in decode(chain, run.n_draft, inputs):
             tokens.append(self._backend.download(scale.tokens).T.astype(np.uint16))
-            yield Preview(scale.index, scales, scale.role, render(chain, scale.f_hat), np.concatenate(tokens, axis=1))
+            images = self._backend.download(render(chain, scale.f_hat))
+            yield Preview(scale.index, scales, scale.role, images, np.concatenate(tokens, axis=1))
 
     def _prepare(
         self,
@@ -275,10 +283,12 @@ class _Run:
         teacher = None if self.teacher is None else self.teacher[images]
         return _Run(self.labels[images], self.seeds[images], self.n_draft, self.sampling, teacher)
 
-    def request(self, manifest: Manifest) -> Request:
-        length = sum(side**2 for side in manifest.schedule)
-        teacher = None if self.teacher is None else self.teacher.T
-        return Request(self.labels, uniforms(self.seeds, length), self.n_draft, self.sampling, teacher)
+    def request(self, manifest: Manifest, batch: int) -> Request:
+        """For a batch that may be larger: its last image is then repeated."""
+        fill = [min(i, len(self.labels) - 1) for i in range(batch)]
+        numbers = uniforms(self.seeds, sum(side**2 for side in manifest.schedule))[:, fill]
+        teacher = None if self.teacher is None else self.teacher.T[:, fill]
+        return Request(tuple(self.labels[i] for i in fill), numbers, self.n_draft, self.sampling, teacher)
 
 
 def _check_teacher(teacher: NDArray[np.integer] | None, images: int, manifest: Manifest) -> None:

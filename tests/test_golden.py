@@ -15,7 +15,7 @@ from trt_var import Pipeline, Sampling
 from trt_var.backends.base import Backend
 from trt_var.backends.onnxruntime import OnnxRuntime
 from trt_var.bundle import Bundle
-from trt_var.decoding import Chain, DecodedScale, Request, decode, render
+from trt_var.decoding import Chain, DecodedScale, Request, arrays, decode, render
 from trt_var.export.reference import TorchBackend
 from trt_var.sampling import preset, uniforms
 
@@ -41,7 +41,9 @@ def walk(chain: Chain) -> Callable[..., list[DecodedScale]]:
     def run(n_draft: int, sampling: Sampling, teacher: NDArray[np.uint16] | None = None) -> list[DecodedScale]:
         forced = None if teacher is None else teacher.T
         numbers = np.ascontiguousarray(golden["uniforms"].T)
-        return list(decode(chain, Request(tuple(golden["labels"]), numbers, n_draft, sampling, forced, logits=True)))
+        request = Request(tuple(golden["labels"]), numbers, n_draft, sampling, forced)
+        inputs = {name: chain.backend.upload(array) for name, array in arrays(chain, request).items()}
+        return list(decode(chain, n_draft, inputs, logits=True))
 
     return run
 

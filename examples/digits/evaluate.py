@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from build import PACKAGED, ROOT, WEIGHTS, load_judge, tuned
 from classifier import accuracy
 from digits import splits
 from tqdm import tqdm
@@ -30,8 +31,6 @@ from trt_var.pipeline import Pipeline
 from trt_var.samples import Series
 from trt_var.sampling import preset
 from trt_var.training.data import ArrayImages, to_tensor
-
-from build import PACKAGED, ROOT, WEIGHTS, load_judge, tuned
 
 HERE = Path(__file__).parent
 PER_CLASS, ROUNDS = 100, 3
@@ -78,7 +77,7 @@ def measure_all(weights: Path, engines: Path) -> dict[str, Any]:
     rows = []
     for pair, n_draft, path in tqdm(plan, desc="pairs", disable=None):
         with Pipeline.load(path, "openvino") as pipeline:
-            backend = pipeline.backend
+            timed = pipeline.backend
             for cfg in GUIDANCE:
                 rows.append({"pair": pair, "cfg": cfg, "n_draft": n_draft, **rounds(pipeline, judge, n_draft, cfg)})
     backends: dict[str, Backend] = {name: create(name) for name in ("onnxruntime", "openvino")}
@@ -91,7 +90,7 @@ def measure_all(weights: Path, engines: Path) -> dict[str, Any]:
     return {
         "per_class": PER_CLASS,
         "rounds": ROUNDS,
-        "backend": backend,
+        "backend": timed,
         "judge_accuracy": judge.accuracy,
         "real_digits_frechet": judge.distance(judge(held_out.images)[1]),
         "reconstruction_accuracy": reconstruction(weights),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 class Buffer(Protocol):
     """Memory where the backend's graphs read and write: a NumPy array, or an array on a device.
 
-    Row-major. Indexing with a slice gives a view of leading rows, without a copy.
+    Row-major. Indexing with a slice gives a view of leading rows, reshaping another view, both without a copy.
     """
 
     @property
@@ -23,6 +24,11 @@ class Buffer(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
 
     def __getitem__(self, rows: slice, /) -> Any: ...
+
+    def reshape(self, shape: tuple[int, ...], /) -> Any: ...
+
+
+Work = Callable[[Mapping[str, Buffer]], Mapping[str, Buffer]]
 
 
 class Graph(Protocol):
@@ -73,7 +79,57 @@ class Backend(Protocol):
         ...
 
 
-class HostMemory:
+    def padded(self, images: int) -> int:
+        """The batch in which so many images are drawn: as many, or more to meet sizes that are ready; or fewer at once."""
+        ...
+
+    def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
+        """Upload arrays, let ``work`` make buffers of them, download those.
+
+        A backend may record the work and replay it the next time that N and the arrays' shapes are the same: work must do
+        the same again then.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release what is held beside graphs and buffers."""
+        ...
+
+
+class Eager:
+    """Draws any batch, and every one anew."""
+
+    def padded(self, images: int) -> int:
+        return images
+
+    def draw(self: Backend, n_draft: int, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
+        outputs = work({name: self.upload(array) for name, array in arrays.items()})
+        return {name: self.download(buffer) for name, buffer in outputs.items()}
+
+    def close(self) -> None:
+        pass
+
+
+class DeviceArray:
+    """A view of memory on a device, kept alive by its owner; slicing moves the address."""
+
+    def __init__(self, owner: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.owner, self.address, self.shape, self.dtype = owner, address, shape, dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __getitem__(self, rows: slice) -> DeviceArray:
+        start, stop, _ = rows.indices(self.shape[0])
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        return DeviceArray(self.owner, self.address + start * row, (max(stop - start, 0), *self.shape[1:]), self.dtype)
+
+    def reshape(self, shape: tuple[int, ...]) -> DeviceArray:
+        return DeviceArray(self.owner, self.address, shape, self.dtype)
+
+
+class HostMemory(Eager):
     """Buffers for engines that work on host memory: plain NumPy arrays."""
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:

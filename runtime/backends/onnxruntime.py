@@ -5,7 +5,6 @@ Inputs and outputs are bound by address, so no tensor is copied between scales, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,11 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
-from trt_var.backends.base import Backend, Buffer, Graph, HostMemory
+from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, HostMemory
+from trt_var.bundle import Bundle
 from trt_var.errors import BackendError
 
 CUDA = "CUDAExecutionProvider"
-
-
-class DeviceBuffer:
-    """A view of CUDA memory that ONNX Runtime allocated; slicing moves the address."""
-
-    def __init__(self, owner: ort.OrtValue, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.owner, self.address, self.shape, self.dtype = owner, address, shape, dtype
-
-    def __getitem__(self, rows: slice) -> DeviceBuffer:
-        start, stop, _ = rows.indices(self.shape[0])
-        row = math.prod(self.shape[1:]) * self.dtype.itemsize
-        return DeviceBuffer(self.owner, self.address + start * row, (max(stop - start, 0), *self.shape[1:]), self.dtype)
 
 
 class OnnxGraph:
@@ -93,29 +81,29 @@ class OnnxRuntimeCuda(OnnxRuntime):
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
         held = tuple(max(size, 1) for size in shape)  # an empty buffer still needs an address
         value = ort.OrtValue.ortvalue_from_shape_and_type(held, np.dtype(dtype).type, "cuda", 0)
-        return DeviceBuffer(value, value.data_ptr(), shape, np.dtype(dtype))
+        return DeviceArray(value, value.data_ptr(), shape, np.dtype(dtype))
 
     def upload(self, array: NDArray[Any]) -> Buffer:
         if not array.size:
             return self.empty(array.shape, array.dtype)
         value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
-        return DeviceBuffer(value, value.data_ptr(), array.shape, array.dtype)
+        return DeviceArray(value, value.data_ptr(), array.shape, array.dtype)
 
     def download(self, buffer: Buffer) -> NDArray[Any]:
-        if not isinstance(buffer, DeviceBuffer) or buffer.address != buffer.owner.data_ptr():
+        if not isinstance(buffer, DeviceArray) or buffer.address != buffer.owner.data_ptr():
             raise BackendError("only whole buffers can be downloaded")
         return np.asarray(buffer.owner.numpy()).reshape(buffer.shape)
 
 
 def _address(buffer: Buffer) -> int:
-    if isinstance(buffer, DeviceBuffer):
+    if isinstance(buffer, DeviceArray):
         return buffer.address
     if not (isinstance(buffer, np.ndarray) and buffer.flags.c_contiguous):
         raise BackendError("buffers must be contiguous arrays")
     return int(buffer.ctypes.data)
 
 
-def create() -> Backend:
+def create(bundle: Bundle | None = None) -> Backend:
     """The CUDA provider where the installed package and the machine have it, else the CPU provider, saying why."""
     if CUDA not in ort.get_available_providers():
         return OnnxRuntime()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 from trt_var.backends.base import Backend, Buffer, Graph, HostMemory
+from trt_var.bundle import Bundle
 from trt_var.errors import BackendError
 
 
@@ -55,6 +56,6 @@ def multiplies_bfloat16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def create() -> Backend:
+def create(bundle: Bundle | None = None) -> Backend:
     """The CPU plugin in the fastest precision that the processor has."""
     return OpenVino(multiplies_bfloat16())

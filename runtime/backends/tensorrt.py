@@ -1,0 +1,381 @@
+"""TensorRT 11 and TensorRT-RTX: a bundle's engines, chained on one stream, on CUDA memory.
+
+Nothing waits for the host between scales. The second time that a batch of the same size and N is drawn it is also captured,
+and from the third on it is one upload, one launch of a CUDA graph and one wait (docs/tensorrt.md).
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from trt_var import cuda, engines
+from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, Work
+from trt_var.bundle import Bundle, file_sha256
+from trt_var.cuda import Device, Memory
+from trt_var.engines import FINAL, Engine, Kind, Record, Shape
+from trt_var.errors import BackendError, BundleError
+from trt_var.memory import need
+
+log = logging.getLogger(__name__)
+ALIGNMENT = 1024  # of every allocation: engines want 512 for scratch, less elsewhere
+MAX_REPLAYS = 8
+
+
+class TensorRT:
+    """The engines of one bundle on one device. One lock: a device's stream serves one thread at a time."""
+
+    name = "tensorrt"
+    rank = 4
+
+    def __init__(self, trt: Any, device: Device, bundle: Bundle, folder: Path, record: Record) -> None:
+        self.description = f"{record.kind} {record.version}, {device.description}, arithmetic of the engines' own types"
+        self.trt, self.device, self.logger = trt, device, engines.make_logger(trt)
+        self.scratch: Memory | None = None
+        self._bundle, self._folder, self._record = bundle, folder, record
+        self._runtime = trt.Runtime(self.logger)
+        self._lock = threading.RLock()
+        self._arena: _Arena | None = None
+        self._replays: dict[Any, _Replay] = {}
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """The calling thread's turn on the device."""
+        with self._lock:
+            self.device.activate()
+            yield
+
+    def load(self, path: Path, *, exact: bool = False) -> Graph:
+        with self.turn():
+            name = path.stem
+            spare = f"{name}{FINAL}"
+            final = (lambda: EngineGraph(self, spare, *self._read(spare))) if spare in self._record.engines else None
+            return EngineGraph(self, name, *self._read(name), final)
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
+        with self.turn():
+            size = max(math.prod(shape) * np.dtype(dtype).itemsize, 1)  # an empty tensor needs an address too
+            memory = self._arena.take(size) if self._arena else self.device.allocate(size)
+            return DeviceArray(memory, memory.address, shape, np.dtype(dtype))
+
+    def upload(self, array: NDArray[Any]) -> Buffer:
+        with self.turn():
+            buffer, host = self.empty(array.shape, array.dtype), np.ascontiguousarray(array)
+            if host.size:
+                self.device.to_device(_address(buffer), host.reshape(-1).view(np.uint8))
+                self.device.synchronize()  # the host's array may change after this
+            return buffer
+
+    def download(self, buffer: Buffer) -> NDArray[Any]:
+        with self.turn():
+            array: NDArray[Any] = np.empty(buffer.shape, buffer.dtype)
+            if array.size:
+                self.device.to_host(array.reshape(-1).view(np.uint8), _address(buffer))
+            self.device.synchronize()
+            return array
+
+    def padded(self, images: int) -> int:
+        """The next power of two within the engines' batch sizes, so that few sizes are captured."""
+        batch = self._record.batch
+        return max(batch.smallest, min(1 << (images - 1).bit_length(), batch.largest))
+
+    def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
+        key = (n_draft, *((name, array.shape, array.dtype.str) for name, array in arrays.items()))
+        with self.turn():
+            replay = self._replays.pop(key, None) or self._new_replay(n_draft, arrays)
+            found = replay.run(arrays, work)  # one that failed is not kept
+            self._replays[key] = replay  # the latest last
+            while len(self._replays) > MAX_REPLAYS:
+                self._forget_oldest()
+            return found
+
+    def close(self) -> None:
+        with self.turn():
+            self.device.synchronize()
+            self._replays.clear()
+            self.scratch = None
+
+    @contextmanager
+    def held_by(self, arena: _Arena) -> Iterator[None]:
+        """New buffers come from an arena."""
+        self._arena = arena
+        try:
+            yield
+        finally:
+            self._arena = None
+
+    def ensure_scratch(self, size: int) -> Memory:
+        """The one scratch buffer that all contexts share, in the order of the stream."""
+        if self.scratch is None or self.scratch.size < size:
+            self.device.synchronize()  # nothing may be using the old one
+            self.scratch = self.device.allocate(size)
+        return self.scratch
+
+    def _new_replay(self, n_draft: int, arrays: Mapping[str, NDArray[Any]]) -> _Replay:
+        batch = arrays["features"].shape[1]
+        wanted = need(self._bundle.manifest, n_draft, batch)
+        size = wanted.cache + wanted.activations
+        while size > self.device.free_memory() and self._replays:
+            self._forget_oldest()
+        free = self.device.free_memory()
+        if size > free:
+            raise BackendError(
+                f"a batch of {batch} with N = {n_draft} needs {size / 1e9:.2f} GB beside the weights, and {free / 1e9:.2f} GB "
+                "are free; ask for a smaller batch_size (trt-var plan shows what fits)"
+            )
+        return _Replay(self, arrays)
+
+    def _forget_oldest(self) -> None:
+        self.device.synchronize()
+        del self._replays[next(iter(self._replays))]
+
+    def _read(self, name: str) -> tuple[Engine, Any]:
+        """An engine, deserialised only after everything about it has been compared."""
+        entry = self._record.engines.get(name)
+        if entry is None:
+            raise BundleError(f"{self._folder} has no engine {name}; {self._rebuild()}")
+        changed = [file for file, sha256 in entry.sources.items() if self._bundle.manifest.files[file].sha256 != sha256]
+        if changed:
+            raise BundleError(f"engine {name} was built from another {' and '.join(changed)}; {self._rebuild()}")
+        path = self._folder / Path(entry.plan).name
+        if not path.is_file() or path.stat().st_size != entry.size or file_sha256(path) != entry.sha256:
+            raise BundleError(f"{path} is missing or was altered; {self._rebuild()}")
+        self.logger.clear()
+        engine = self._runtime.deserialize_cuda_engine(np.memmap(path, mode="r"))
+        if engine is None:
+            raise BackendError(f"{self._record.kind} cannot load {path}: {self.logger.last()}; {self._rebuild()}")
+        return entry, engine
+
+    def _rebuild(self) -> str:
+        return rebuild(self._bundle, self._record.kind)
+
+
+def rebuild(bundle: Bundle, kind: Kind) -> str:
+    """What to do about engines that do not fit."""
+    return f"build them with trt-var engines {bundle.path} --kind {kind} --force"
+
+
+class EngineGraph:
+    """One engine, and a context for every set of input shapes, so that a captured shape never changes."""
+
+    def __init__(
+        self, backend: TensorRT, name: str, entry: Engine, engine: Any, final: Callable[[], EngineGraph] | None = None
+    ) -> None:
+        self._backend, self._name, self._entry, self._engine = backend, name, entry, engine
+        self._make_final, self._final = final, None  # type: Any
+        trt = backend.trt
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self._types = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
+        self._inputs = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
+        hosted = [name for name in names if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
+        if hosted:
+            raise BackendError(f"engine {self._name} wants {', '.join(hosted)} in host memory; build it from this bundle's graphs")
+        self._contexts: dict[Any, _Context] = {}
+
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        with self._backend.turn():
+            self._check(inputs, outputs)
+            context = self._context({name: inputs[name].shape for name in self._inputs})
+            if self._spares(context, outputs):
+                self._final.run(inputs, outputs)
+            else:
+                context.enqueue({**inputs, **outputs})
+
+    def _check(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        if inputs.keys() != self._inputs or not outputs.keys() <= self._types.keys() - self._inputs:
+            odd = sorted((inputs.keys() ^ self._inputs) | (outputs.keys() - self._types.keys()))
+            raise BackendError(f"engine {self._name} does not fit this request: {', '.join(odd)} missing or unknown")
+        wrong = [name for name, buffer in (*inputs.items(), *outputs.items()) if buffer.dtype != self._types[name]]
+        if wrong:
+            raise BackendError(f"engine {self._name}: {', '.join(wrong)} have another type than the engine's")
+
+    def _spares(self, context: _Context, outputs: Mapping[str, Buffer]) -> bool:
+        """Whether the engine without keys and values is cheaper than memory for what nobody reads; loads it then."""
+        unread = context.bytes_of(self._types.keys() - self._inputs - outputs.keys())
+        if self._final is None and self._make_final and unread > self._entry.size:
+            self._final = self._make_final()
+        return self._final is not None and unread > 0
+
+    def _context(self, shapes: dict[str, Shape]) -> _Context:
+        key = tuple(sorted(shapes.items()))
+        if key not in self._contexts:
+            self._contexts[key] = _Context(self._backend, self._engine, self._profile(shapes), shapes, self._types)
+        return self._contexts[key]
+
+    def _profile(self, shapes: dict[str, Shape]) -> int:
+        for index, profile in enumerate(self._entry.profiles):
+            bounds = ((profile.shapes[name][0], shape, profile.shapes[name][2]) for name, shape in shapes.items())
+            if all(a <= b <= c for low, shape, high in bounds for a, b, c in zip(low, shape, high, strict=True)):
+                return index
+        raise BackendError(f"engine {self._name} was built for no such shapes: {shapes}; rebuild it with another --batch")
+
+
+class _Context:
+    """An execution context for one set of input shapes."""
+
+    def __init__(
+        self, backend: TensorRT, engine: Any, profile: int, shapes: dict[str, Shape], types: dict[str, np.dtype[Any]]
+    ) -> None:
+        self._backend, self._types = backend, types
+        self._unread: dict[str, Memory] = {}
+        trt, stream = backend.trt, backend.device.stream
+        self._context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if self._context is None:
+            raise BackendError(f"no execution context: {backend.logger.last()}")
+        self._must(self._context.set_optimization_profile_async(profile, stream), f"profile {profile}")
+        for name, shape in shapes.items():
+            self._must(self._context.set_input_shape(name, shape), f"shape {shape} of {name}")
+        self._scratch = self._context.update_device_memory_size_for_shapes()
+        backend.device.synchronize()  # the profile's switch was enqueued
+
+    def bytes_of(self, outputs: set[str]) -> int:
+        """How much memory some outputs take."""
+        return sum(self._size(name) for name in outputs)
+
+    def enqueue(self, buffers: Mapping[str, Buffer]) -> None:
+        """Enqueue one run; outputs without a buffer go to memory that nobody reads."""
+        for name in self._types:
+            address = _address(buffers[name]) if name in buffers else self._nowhere(name).address
+            self._must(self._context.set_tensor_address(name, address), f"the address of {name}")
+        scratch = self._backend.ensure_scratch(max(self._scratch, 1))
+        self._context.set_device_memory(scratch.address, scratch.size)
+        self._must(self._context.execute_async_v3(self._backend.device.stream), "the run")
+
+    def _nowhere(self, name: str) -> Memory:
+        if name not in self._unread:
+            self._unread[name] = self._backend.device.allocate(max(self._size(name), 1))
+        return self._unread[name]
+
+    def _size(self, name: str) -> int:
+        return math.prod(self._context.get_tensor_shape(name)) * self._types[name].itemsize
+
+    def _must(self, done: bool, what: str) -> None:
+        if not done:
+            raise BackendError(f"the engine refused {what}: {self._backend.logger.last()}")
+
+
+class _Arena:
+    """Memory that stays where it is from one run of the same work to the next."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._held: list[Memory] = []
+        self._next = 0
+
+    def restart(self) -> _Arena:
+        self._next = 0
+        return self
+
+    def take(self, size: int) -> Memory:
+        if self._next == len(self._held):
+            self._held.append(self._device.allocate(size))
+        memory = self._held[self._next]
+        if memory.size != size:
+            raise BackendError(f"work asked for {size} bytes where it asked for {memory.size} before: it cannot be replayed")
+        self._next += 1
+        return memory
+
+
+class _Replay:
+    """One size of work: its inputs in one block of memory, its buffers, and its CUDA graph once it is captured."""
+
+    def __init__(self, backend: TensorRT, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self._backend, device = backend, backend.device
+        offsets = np.cumsum([0, *(-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays.values())]).tolist()
+        self._staging, self._block = device.pinned(offsets[-1]), device.allocate(offsets[-1])
+        self._host, self._inputs = {}, {}
+        for offset, (name, array) in zip(offsets, arrays.items(), strict=False):
+            piece = self._staging[offset : offset + array.nbytes]
+            self._host[name] = piece.view(array.dtype).reshape(array.shape)
+            self._inputs[name] = DeviceArray(self._block, self._block.address + offset, array.shape, array.dtype)
+        self._arena = _Arena(device)
+        self._results: dict[str, NDArray[Any]] = {}
+        self._runs = 0
+        self._launch: Callable[[], None] | None = None
+        self._scratch: Memory | None = None  # of the captured graph, which knows its address
+
+    def run(self, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
+        device = self._backend.device
+        for name, array in arrays.items():
+            self._host[name][...] = array
+        if self._launch:
+            self._launch()
+        else:
+            self._enqueue(work)
+        device.synchronize()
+        found = {name: array.copy() for name, array in self._results.items()}
+        self._runs += 1
+        if self._runs == 2:
+            self._capture(work)
+        return found
+
+    def _capture(self, work: Work) -> None:
+        self._scratch = self._backend.scratch
+        collecting = gc.isenabled()
+        gc.disable()  # memory must not be freed on this thread while its calls are recorded
+        try:
+            self._launch = self._backend.device.capture(lambda: self._enqueue(work))
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _enqueue(self, work: Work) -> None:
+        device = self._backend.device
+        device.to_device(self._block.address, self._staging)
+        with self._backend.held_by(self._arena.restart()):
+            outputs = work(self._inputs)
+        for name, buffer in outputs.items():
+            if name not in self._results:
+                landing = device.pinned(math.prod(buffer.shape) * buffer.dtype.itemsize)
+                self._results[name] = landing.view(buffer.dtype).reshape(buffer.shape)
+            device.to_host(self._results[name].reshape(-1).view(np.uint8), _address(buffer))
+
+
+def _address(buffer: Buffer) -> int:
+    if not isinstance(buffer, DeviceArray):
+        raise BackendError("buffers must be on the device")
+    return buffer.address
+
+
+def create(bundle: Bundle | None = None) -> Backend:
+    """The engines of a bundle that this machine's TensorRT and GPU can run.
+
+    Raises:
+        BackendError: no TensorRT, no GPU, or no engines for them, with what to do.
+    """
+    device = cuda.create()
+    missing: list[str] = []
+    for name in device.kinds:
+        kind = cast(Kind, name)
+        try:
+            trt = importlib.import_module(engines.MODULES[kind])
+        except (ImportError, OSError) as error:
+            missing.append(f"{kind} is not installed ({error})")
+            continue
+        if bundle is None:
+            raise BackendError(f"{kind} {trt.__version__} and {device.description} are here; it runs a bundle's own engines")
+        folder = engines.folder(bundle.path, kind, trt.__version__, device.target)
+        if folder.is_dir():
+            return TensorRT(trt, device, bundle, folder, _record(folder, bundle, kind, trt.__version__, device.target))
+        missing.append(f"no {folder.name} engines")
+    there = sorted(path.name for path in (bundle.path / engines.FOLDER).glob("*-*")) if bundle else []
+    advice = f"; the bundle has {', '.join(there) or 'none'}; {rebuild(bundle, cast(Kind, device.kinds[0]))}" if bundle else ""
+    raise BackendError(f"no TensorRT engines for this machine: {'; '.join(missing)}{advice}")
+
+
+def _record(folder: Path, bundle: Bundle, kind: Kind, version: str, target: str) -> Record:
+    record = engines.read_record(folder)
+    found = (record.kind, record.version, record.target)
+    if found != (kind, version, target):
+        built, here = ("-".join(map(str, names)) for names in (found, (kind, version, target)))
+        raise BundleError(f"{folder} was built for {built}, this is {here}; {rebuild(bundle, kind)}")
+    return record

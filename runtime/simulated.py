@@ -1,0 +1,364 @@
+"""A GPU in host memory behind TensorRT's and the driver's shape, for tests on machines without one.
+
+Engines run their ONNX graph through ONNX Runtime. Work is done late, when the host waits, and what a GPU would punish is
+refused: memory that nobody wrote or that was freed, shapes outside a profile, missing or misaligned addresses, results read
+before they are there, calls that cannot be captured. ``TRT_VAR_CUDA=simulated`` and engines of ``--kind simulated`` choose it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+import itertools
+import json
+import math
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from trt_var.cuda import Bytes, Memory
+from trt_var.engines import Profile, Shape
+from trt_var.errors import BackendError
+
+__version__ = "1"
+TARGET = "host"
+SCRATCH_ALIGNMENT = 512
+ALIGNMENT = 16  # the widest load of a kernel
+POISON = 0xFF  # not a number in every float type
+TOTAL = 24 << 30
+
+
+class SimulationError(BackendError):
+    """Something that a GPU would punish, often silently."""
+
+
+class _Block:
+    def __init__(self, size: int) -> None:
+        self.data = np.full(size, POISON, np.uint8)
+        self.written = np.zeros(size, np.bool_)
+
+
+class SimulatedDevice:
+    """Memory, one stream and captures; ``cuda.Device`` has the contracts."""
+
+    kinds = ("simulated",)
+    description = "a GPU simulated in host memory, for tests"
+    target = TARGET
+    by_stream: weakref.WeakValueDictionary[int, SimulatedDevice] = weakref.WeakValueDictionary()
+    _streams = itertools.count(0x51A0)
+
+    def __init__(self, total: int = TOTAL) -> None:
+        self.stream = next(self._streams)
+        self.by_stream[self.stream] = self
+        self.launches = 0
+        self._total = total
+        self._blocks: dict[int, _Block] = {}
+        self._pinned: list[tuple[int, int]] = []
+        self._next = SCRATCH_ALIGNMENT
+        self._queue: list[Callable[[], None]] = []
+        self._recorded: list[Callable[[], None]] | None = None
+        self._faults: list[str] = []
+
+    def activate(self) -> None:
+        pass
+
+    def free_memory(self) -> int:
+        return self._total - sum(block.data.size for block in self._blocks.values())
+
+    def allocate(self, size: int) -> Memory:
+        self._outside_capture("allocation")
+        if size > self.free_memory():
+            raise BackendError(f"CUDA failed: out of memory, {size} bytes wanted")
+        address = self._next
+        self._blocks[address] = _Block(size)
+        self._next += -(-size // SCRATCH_ALIGNMENT + 1) * SCRATCH_ALIGNMENT  # a gap, so that overruns hit nothing
+        return Memory(address, size, lambda: self._free(address))
+
+    def pinned(self, size: int) -> Bytes:
+        self._outside_capture("allocation of pinned memory")
+        array = np.full(size, POISON, np.uint8)
+        self._pinned.append((array.ctypes.data, size))
+        return array
+
+    def to_device(self, address: int, host: Bytes) -> None:
+        content = host if self._is_pinned(host) else host.copy()
+
+        def copy() -> None:
+            self.bytes(address, host.nbytes, writing=True)[:] = content
+
+        self.enqueue(copy)
+
+    def to_host(self, host: Bytes, address: int) -> None:
+        self._is_pinned(host)
+
+        def copy() -> None:
+            host[:] = self.bytes(address, host.nbytes)
+
+        self.enqueue(copy)
+
+    def synchronize(self) -> None:
+        self._outside_capture("synchronisation")
+        pending, self._queue = self._queue, []
+        for operation in pending:
+            operation()
+        if self._faults:
+            raise SimulationError("; ".join(self._faults))
+
+    def capture(self, work: Callable[[], object]) -> Callable[[], None]:
+        self._outside_capture("a capture")
+        self._recorded = recorded = []
+        try:
+            work()
+        finally:
+            self._recorded = None
+
+        def launch() -> None:
+            self.launches += 1
+            self._queue.extend(recorded)
+
+        return launch
+
+    def enqueue(self, operation: Callable[[], None]) -> None:
+        """In the stream's order, or into the capture that is under way."""
+        (self._queue if self._recorded is None else self._recorded).append(operation)
+
+    def capturing(self) -> bool:
+        """Whether calls are recorded now."""
+        return self._recorded is not None
+
+    def bytes(self, address: int, size: int, *, writing: bool = False) -> Bytes:
+        """Device memory, when the stream gets there.
+
+        Raises:
+            SimulationError: not within one living allocation; or read before anybody wrote there.
+        """
+        if size == 0:
+            return np.empty(0, np.uint8)
+        starts = sorted(self._blocks)
+        start = starts[max(bisect.bisect_right(starts, address) - 1, 0)] if starts else 0
+        block, offset = self._blocks.get(start), address - start
+        if block is None or not 0 <= offset <= block.data.size - size:
+            raise SimulationError(f"{size} bytes at {address:#x} lie in no allocation: freed, or out of bounds")
+        span = slice(offset, offset + size)
+        if writing:
+            block.written[span] = True
+        elif not block.written[span].all():
+            raise SimulationError(f"{size} bytes at {address:#x} are read, but nobody wrote {(~block.written[span]).sum()}")
+        return block.data[span]
+
+    def spoil(self, address: int, size: int) -> None:
+        """What scratch memory holds after a run is nobody's."""
+        self.bytes(address, size, writing=True)[:] = POISON
+        starts = sorted(self._blocks)
+        start = starts[bisect.bisect_right(starts, address) - 1]
+        self._blocks[start].written[address - start : address - start + size] = False
+
+    def _free(self, address: int) -> None:
+        if self._recorded is not None:
+            self._faults.append("memory was freed while capturing")
+        elif self._queue:  # as cuMemFree does, which waits
+            try:
+                self.synchronize()
+            except SimulationError as error:  # a finaliser cannot raise
+                self._faults.append(str(error))
+        self._blocks.pop(address, None)
+
+    def _outside_capture(self, what: str) -> None:
+        if self._recorded is not None:
+            raise SimulationError(f"{what} is not allowed while capturing")
+
+    def _is_pinned(self, host: Bytes) -> bool:
+        address = host.ctypes.data
+        found = any(start <= address and address + host.nbytes <= start + size for start, size in self._pinned)
+        if not found and self._recorded is not None:
+            raise SimulationError("a captured copy must use pinned memory")
+        return found
+
+
+class DataType(enum.Enum):
+    """Types by their name in ONNX Runtime."""
+
+    FLOAT = "tensor(float)"
+    HALF = "tensor(float16)"
+    INT32 = "tensor(int32)"
+    INT64 = "tensor(int64)"
+    UINT8 = "tensor(uint8)"
+
+
+class TensorIOMode(enum.Enum):
+    INPUT = 0
+    OUTPUT = 1
+
+
+class TensorLocation(enum.Enum):
+    DEVICE = 0
+    HOST = 1
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    USER_MANAGED = 2
+
+
+_NUMPY = {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT32: np.int32, DataType.INT64: np.int64}
+
+
+def nptype(dtype: DataType) -> type[np.generic]:
+    """The NumPy type of a tensor's type."""
+    return _NUMPY.get(dtype, np.uint8)
+
+
+class ILogger:
+    """Base of loggers."""
+
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+    def __init__(self) -> None:
+        pass
+
+
+def plan(graph: Path, profiles: tuple[Profile, ...], *, final: bool) -> bytes:
+    """A plan that stands for an engine: the graph two folders above it, without its cache outputs if ``final``."""
+    shapes = [{name: [low, high] for name, (low, _, high) in profile.shapes.items()} for profile in profiles]
+    return json.dumps({"graph": graph.name, "final": final, "profiles": shapes}).encode()
+
+
+class Runtime:
+    """Reads plans."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def deserialize_cuda_engine(self, serialized: NDArray[np.uint8]) -> _Engine | None:
+        try:
+            described = json.loads(serialized.tobytes())
+        except ValueError as error:
+            self._logger.log(ILogger.ERROR, f"not a plan: {error}")
+            return None
+        folder = Path(serialized.filename).parent  # type: ignore[attr-defined]  # plans come as memory maps
+        return _Engine(self._logger, folder.parent.parent / described["graph"], described)
+
+
+class _Engine:
+    def __init__(self, logger: Any, graph: Path, described: dict[str, Any]) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.logger = logger
+        self.profiles: list[dict[str, tuple[Shape, Shape]]] = described["profiles"]
+        self.inputs = {entry.name: entry for entry in self.session.get_inputs()}
+        outputs = {entry.name: entry for entry in self.session.get_outputs()}
+        self.outputs = {name: e for name, e in outputs.items() if not (described["final"] and name.startswith("new_"))}
+        self.tensors = self.inputs | self.outputs
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.tensors)[index]
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return DataType(self.tensors[name].type)
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return TensorIOMode.INPUT if name in self.inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_location(self, name: str) -> TensorLocation:
+        return TensorLocation.DEVICE
+
+    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> _ExecutionContext:
+        return _ExecutionContext(self)
+
+
+class _ExecutionContext:
+    def __init__(self, engine: _Engine) -> None:
+        self._engine = engine
+        self._profile: int | None = None
+        self._shapes: dict[str, Shape] = {}
+        self._addresses: dict[str, int] = {}
+        self._scratch = (0, 0)
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        device = SimulatedDevice.by_stream.get(stream_handle)
+        if device is None or device.capturing() or not 0 <= profile_index < len(self._engine.profiles):
+            return self._refuse(f"profile {profile_index} on stream {stream_handle}: unknown, or a capture is under way")
+        self._profile, self._shapes = profile_index, {}
+        return True
+
+    def set_input_shape(self, name: str, shape: Shape) -> bool:
+        if self._profile is None or name not in self._engine.inputs:
+            return self._refuse(f"shape of {name}: no profile, or no such input")
+        low, high = self._engine.profiles[self._profile][name]
+        if len(shape) != len(low) or not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
+            return self._refuse(f"shape {shape} of {name} lies outside profile {self._profile}: {low} to {high}")
+        self._shapes[name] = tuple(shape)
+        return True
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return self._needed()
+
+    def get_tensor_shape(self, name: str) -> Shape:
+        if name in self._shapes:
+            return self._shapes[name]
+        known: dict[Any, int] = {}
+        for given, shape in self._shapes.items():
+            known |= dict(zip(self._engine.inputs[given].shape, shape, strict=True))
+        return tuple(size if isinstance(size, int) else known.get(size, -1) for size in self._engine.tensors[name].shape)
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        if name not in self._engine.tensors:
+            return self._refuse(f"there is no tensor {name}")
+        self._addresses[name] = memory
+        return True
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        if memory % SCRATCH_ALIGNMENT:
+            self._refuse(f"scratch memory at {memory:#x} is not aligned to {SCRATCH_ALIGNMENT}")
+            memory, size = 0, 0
+        self._scratch = (memory, size)
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        device, engine = SimulatedDevice.by_stream.get(stream_handle), self._engine
+        unset = [name for name in engine.tensors if not self._addresses.get(name)]
+        odd = [name for name, address in self._addresses.items() if address % ALIGNMENT]
+        problems: Mapping[str, Any] = {
+            "unknown stream": device is None,
+            f"no address for {', '.join(unset)}": unset,
+            f"misaligned {', '.join(odd)}": odd,
+            "shapes not set": self._shapes.keys() != engine.inputs.keys(),
+            f"scratch memory of {self._scratch[1]} bytes, {self._needed()} needed": self._scratch[1] < self._needed(),
+        }
+        found = [problem for problem, is_there in problems.items() if is_there]
+        if found or device is None:
+            return self._refuse("; ".join(found))
+        addresses, shapes = dict(self._addresses), {name: self.get_tensor_shape(name) for name in engine.tensors}
+        scratch = self._scratch
+        device.enqueue(lambda: self._run(device, addresses, shapes, scratch))
+        return True
+
+    def _run(
+        self, device: SimulatedDevice, addresses: dict[str, int], shapes: dict[str, Shape], scratch: tuple[int, int]
+    ) -> None:
+        engine, feed = self._engine, {}
+        for name in engine.inputs:
+            dtype = np.dtype(nptype(engine.get_tensor_dtype(name)))
+            held = device.bytes(addresses[name], math.prod(shapes[name]) * dtype.itemsize)
+            feed[name] = held.view(dtype).reshape(shapes[name]).copy()
+        results = engine.session.run(list(engine.outputs), feed)
+        device.spoil(*scratch)
+        for name, value in zip(engine.outputs, results, strict=True):
+            if value.shape != shapes[name]:
+                raise SimulationError(f"{name} has shape {value.shape}, announced was {shapes[name]}")
+            device.bytes(addresses[name], value.nbytes, writing=True)[:] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+
+    def _needed(self) -> int:
+        return 1024 + sum(math.prod(shape) for shape in self._shapes.values())
+
+    def _refuse(self, why: str) -> bool:
+        self._engine.logger.log(ILogger.ERROR, why)
+        return False
