@@ -111,7 +111,7 @@ def cuda_errors() -> Iterator[None]:
 class CudaCore:
     """cuda-core and the driver bindings that it comes with."""
 
-    kinds = ("tensorrt", "rtx")
+    kinds: tuple[str, ...] = ("tensorrt", "rtx")
 
     def __init__(self) -> None:
         from cuda import core
@@ -168,7 +168,7 @@ class CudaCore:
 class PyCuda:
     """PyCUDA for memory, copies and the stream; the device's primary context, which TensorRT uses too."""
 
-    kinds = ("tensorrt", "rtx")
+    kinds: tuple[str, ...] = ("tensorrt", "rtx")
 
     def __init__(self) -> None:
         import pycuda.driver as cuda

@@ -110,9 +110,7 @@ def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
     return found
 
 
-def decode(
-    chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: bool = False
-) -> Iterator[DecodedScale]:
+def decode(chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: bool = False) -> Iterator[DecodedScale]:
     """Draw all scales, one after the other.
 
     Args:

@@ -1,8 +1,9 @@
 """A GPU in host memory behind TensorRT's and the driver's shape, for tests on machines without one.
 
 Engines run their ONNX graph through ONNX Runtime. Work is done late, when the host waits, and what a GPU would punish is
-refused: memory that nobody wrote or that was freed, shapes outside a profile, missing or misaligned addresses, results read
-before they are there, calls that cannot be captured. ``TRT_VAR_CUDA=simulated`` and engines of ``--kind simulated`` choose it.
+refused: memory that nobody wrote or that was freed, shapes outside a profile, missing or misaligned addresses, results
+read before they are there, calls that cannot be captured. ``TRT_VAR_CUDA=simulated`` chooses it, with engines that
+``trt-var engines --kind simulated`` makes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,10 +45,10 @@ class _Block:
 class SimulatedDevice:
     """Memory, one stream and captures; ``cuda.Device`` has the contracts."""
 
-    kinds = ("simulated",)
+    kinds: tuple[str, ...] = ("simulated",)
     description = "a GPU simulated in host memory, for tests"
     target = TARGET
-    by_stream: weakref.WeakValueDictionary[int, SimulatedDevice] = weakref.WeakValueDictionary()
+    by_stream: ClassVar[weakref.WeakValueDictionary[int, SimulatedDevice]] = weakref.WeakValueDictionary()
     _streams = itertools.count(0x51A0)
 
     def __init__(self, total: int = TOTAL) -> None:
@@ -74,7 +75,7 @@ class SimulatedDevice:
             raise BackendError(f"CUDA failed: out of memory, {size} bytes wanted")
         address = self._next
         self._blocks[address] = _Block(size)
-        self._next += -(-size // SCRATCH_ALIGNMENT + 1) * SCRATCH_ALIGNMENT  # a gap, so that overruns hit nothing
+        self._next += (-(-size // SCRATCH_ALIGNMENT) + 1) * SCRATCH_ALIGNMENT  # a gap, so that overruns hit nothing
         return Memory(address, size, lambda: self._free(address))
 
     def pinned(self, size: int) -> Bytes:
@@ -109,7 +110,8 @@ class SimulatedDevice:
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
         self._outside_capture("a capture")
-        self._recorded = recorded = []
+        recorded: list[Callable[[], None]] = []
+        self._recorded = recorded
         try:
             work()
         finally:
@@ -202,12 +204,18 @@ class ExecutionContextAllocationStrategy(enum.Enum):
     USER_MANAGED = 2
 
 
-_NUMPY = {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT32: np.int32, DataType.INT64: np.int64}
+_NUMPY: dict[DataType, type[np.generic]] = {
+    DataType.FLOAT: np.float32,
+    DataType.HALF: np.float16,
+    DataType.INT32: np.int32,
+    DataType.INT64: np.int64,
+    DataType.UINT8: np.uint8,
+}
 
 
 def nptype(dtype: DataType) -> type[np.generic]:
     """The NumPy type of a tensor's type."""
-    return _NUMPY.get(dtype, np.uint8)
+    return _NUMPY[dtype]
 
 
 class ILogger:
@@ -253,14 +261,14 @@ class _Engine:
         self.inputs = {entry.name: entry for entry in self.session.get_inputs()}
         outputs = {entry.name: entry for entry in self.session.get_outputs()}
         self.outputs = {name: e for name, e in outputs.items() if not (described["final"] and name.startswith("new_"))}
-        self.tensors = self.inputs | self.outputs
+        self.tensors: dict[str, Any] = self.inputs | self.outputs
 
     @property
     def num_io_tensors(self) -> int:
         return len(self.tensors)
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self.tensors)[index]
+        return [*self.tensors][index]
 
     def get_tensor_dtype(self, name: str) -> DataType:
         return DataType(self.tensors[name].type)
@@ -354,7 +362,8 @@ class _ExecutionContext:
         for name, value in zip(engine.outputs, results, strict=True):
             if value.shape != shapes[name]:
                 raise SimulationError(f"{name} has shape {value.shape}, announced was {shapes[name]}")
-            device.bytes(addresses[name], value.nbytes, writing=True)[:] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+            content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+            device.bytes(addresses[name], value.nbytes, writing=True)[:] = content
 
     def _needed(self) -> int:
         return 1024 + sum(math.prod(shape) for shape in self._shapes.values())

@@ -15,7 +15,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from build import PACKAGED, ROOT, WEIGHTS, load_judge, tuned
 from classifier import accuracy
 from digits import splits
 from tqdm import tqdm
@@ -31,6 +30,8 @@ from trt_var.pipeline import Pipeline
 from trt_var.samples import Series
 from trt_var.sampling import preset
 from trt_var.training.data import ArrayImages, to_tensor
+
+from build import PACKAGED, ROOT, WEIGHTS, load_judge, tuned
 
 HERE = Path(__file__).parent
 PER_CLASS, ROUNDS = 100, 3

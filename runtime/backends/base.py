@@ -78,7 +78,6 @@ class Backend(Protocol):
         """The content of a buffer; an array of its own, or the buffer itself where that is host memory."""
         ...
 
-
     def padded(self, images: int) -> int:
         """The batch in which so many images are drawn: as many, or more to meet sizes that are ready; or fewer at once."""
         ...

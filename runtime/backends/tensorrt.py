@@ -27,7 +27,7 @@ from trt_var.errors import BackendError, BundleError
 from trt_var.memory import need
 
 log = logging.getLogger(__name__)
-ALIGNMENT = 1024  # of every allocation: engines want 512 for scratch, less elsewhere
+ALIGNMENT = 1024  # of scratch and of inputs: engines want 512 for scratch, less elsewhere
 MAX_REPLAYS = 8
 
 
@@ -115,9 +115,9 @@ class TensorRT:
 
     def ensure_scratch(self, size: int) -> Memory:
         """The one scratch buffer that all contexts share, in the order of the stream."""
-        if self.scratch is None or self.scratch.size < size:
+        if self.scratch is None or self.scratch.size < size + ALIGNMENT:
             self.device.synchronize()  # nothing may be using the old one
-            self.scratch = self.device.allocate(size)
+            self.scratch = self.device.allocate(size + ALIGNMENT)
         return self.scratch
 
     def _new_replay(self, n_draft: int, arrays: Mapping[str, NDArray[Any]]) -> _Replay:
@@ -129,8 +129,8 @@ class TensorRT:
         free = self.device.free_memory()
         if size > free:
             raise BackendError(
-                f"a batch of {batch} with N = {n_draft} needs {size / 1e9:.2f} GB beside the weights, and {free / 1e9:.2f} GB "
-                "are free; ask for a smaller batch_size (trt-var plan shows what fits)"
+                f"a batch of {batch} with N = {n_draft} needs {size / 1e9:.2f} GB beside the weights, and "
+                f"{free / 1e9:.2f} GB are free; ask for a smaller batch_size (trt-var plan shows what fits)"
             )
         return _Replay(self, arrays)
 
@@ -171,22 +171,26 @@ class EngineGraph:
         self, backend: TensorRT, name: str, entry: Engine, engine: Any, final: Callable[[], EngineGraph] | None = None
     ) -> None:
         self._backend, self._name, self._entry, self._engine = backend, name, entry, engine
-        self._make_final, self._final = final, None  # type: Any
+        self._make_final = final
+        self._final: EngineGraph | None = None
         trt = backend.trt
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self._types = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
         self._inputs = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
         hosted = [name for name in names if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
         if hosted:
-            raise BackendError(f"engine {self._name} wants {', '.join(hosted)} in host memory; build it from this bundle's graphs")
+            raise BackendError(
+                f"engine {self._name} wants {', '.join(hosted)} in host memory; build it from this bundle's graphs"
+            )
         self._contexts: dict[Any, _Context] = {}
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         with self._backend.turn():
             self._check(inputs, outputs)
             context = self._context({name: inputs[name].shape for name in self._inputs})
-            if self._spares(context, outputs):
-                self._final.run(inputs, outputs)
+            final = self._cheaper(context, outputs)
+            if final:
+                final.run(inputs, outputs)
             else:
                 context.enqueue({**inputs, **outputs})
 
@@ -198,12 +202,12 @@ class EngineGraph:
         if wrong:
             raise BackendError(f"engine {self._name}: {', '.join(wrong)} have another type than the engine's")
 
-    def _spares(self, context: _Context, outputs: Mapping[str, Buffer]) -> bool:
-        """Whether the engine without keys and values is cheaper than memory for what nobody reads; loads it then."""
+    def _cheaper(self, context: _Context, outputs: Mapping[str, Buffer]) -> EngineGraph | None:
+        """The engine without keys and values, where it takes less than memory for what nobody reads."""
         unread = context.bytes_of(self._types.keys() - self._inputs - outputs.keys())
         if self._final is None and self._make_final and unread > self._entry.size:
             self._final = self._make_final()
-        return self._final is not None and unread > 0
+        return self._final if unread else None
 
     def _context(self, shapes: dict[str, Shape]) -> _Context:
         key = tuple(sorted(shapes.items()))
@@ -234,7 +238,7 @@ class _Context:
         self._must(self._context.set_optimization_profile_async(profile, stream), f"profile {profile}")
         for name, shape in shapes.items():
             self._must(self._context.set_input_shape(name, shape), f"shape {shape} of {name}")
-        self._scratch = self._context.update_device_memory_size_for_shapes()
+        self._scratch = int(self._context.update_device_memory_size_for_shapes())
         backend.device.synchronize()  # the profile's switch was enqueued
 
     def bytes_of(self, outputs: set[str]) -> int:
@@ -246,8 +250,8 @@ class _Context:
         for name in self._types:
             address = _address(buffers[name]) if name in buffers else self._nowhere(name).address
             self._must(self._context.set_tensor_address(name, address), f"the address of {name}")
-        scratch = self._backend.ensure_scratch(max(self._scratch, 1))
-        self._context.set_device_memory(scratch.address, scratch.size)
+        scratch = self._backend.ensure_scratch(self._scratch)
+        self._context.set_device_memory(-(-scratch.address // ALIGNMENT) * ALIGNMENT, self._scratch)
         self._must(self._context.execute_async_v3(self._backend.device.stream), "the run")
 
     def _nowhere(self, name: str) -> Memory:
@@ -256,7 +260,8 @@ class _Context:
         return self._unread[name]
 
     def _size(self, name: str) -> int:
-        return math.prod(self._context.get_tensor_shape(name)) * self._types[name].itemsize
+        shape: Shape = tuple(self._context.get_tensor_shape(name))
+        return math.prod(shape) * self._types[name].itemsize
 
     def _must(self, done: bool, what: str) -> None:
         if not done:
@@ -368,7 +373,9 @@ def create(bundle: Bundle | None = None) -> Backend:
             return TensorRT(trt, device, bundle, folder, _record(folder, bundle, kind, trt.__version__, device.target))
         missing.append(f"no {folder.name} engines")
     there = sorted(path.name for path in (bundle.path / engines.FOLDER).glob("*-*")) if bundle else []
-    advice = f"; the bundle has {', '.join(there) or 'none'}; {rebuild(bundle, cast(Kind, device.kinds[0]))}" if bundle else ""
+    advice = (
+        f"; the bundle has {', '.join(there) or 'none'}; {rebuild(bundle, cast(Kind, device.kinds[0]))}" if bundle else ""
+    )
     raise BackendError(f"no TensorRT engines for this machine: {'; '.join(missing)}{advice}")
 
 

@@ -28,7 +28,12 @@ def add(subparsers: Any, name: str) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What ``trt-var build --tensorrt`` takes too."""
-    parser.add_argument("--kind", choices=("tensorrt", "rtx"), default="tensorrt", help="default: tensorrt")
+    parser.add_argument(
+        "--kind",
+        choices=("tensorrt", "rtx", "simulated"),
+        default="tensorrt",
+        help="default: tensorrt; simulated is for tests",
+    )
     parser.add_argument("--target", metavar="SM", help="for rtx: sm75, sm80, sm86, sm89, sm120 or sm121")
     parser.add_argument(
         "--batch", type=_batch, default="1,8,64", metavar="MIN,OPT,MAX", help="batch sizes (default: %(default)s)"
