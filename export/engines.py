@@ -7,12 +7,10 @@ Precision is what the graphs say: build the bundle with ``--precision fp16`` for
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from trt_var.bundle import Bundle, file_sha256
 from trt_var.engines import Batch, Engine, Kind, Profile, Record
 from trt_var.errors import BackendError, BundleExistsError, ExportError, OutputError, UsageError
 from trt_var.export.recipe import Progress, Silent
-from trt_var.manifest import Graph
+from trt_var.manifest import Graph, Manifest
 
 log = logging.getLogger(__name__)
 MAX_BATCH = 256
@@ -42,6 +40,7 @@ class EngineRecipe:
         target: a compute capability such as ``sm89``, for RTX; TensorRT takes the GPU that is there.
         batch: smallest, usual and largest.
         graphs: names of graphs; empty for all.
+        n_drafts: the N that will be asked for, of those that the bundle serves; empty for all. Fewer take fewer profiles.
         force: replace engines that are there.
     """
 
@@ -50,6 +49,7 @@ class EngineRecipe:
     target: str | None = None
     batch: Batch = USUAL_BATCH
     graphs: tuple[str, ...] = ()
+    n_drafts: tuple[int, ...] = ()
     force: bool = False
 
 
@@ -63,7 +63,8 @@ def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Pat
         ExportError: the builder refused a graph or failed.
     """
     bundle = Bundle.open(recipe.bundle)
-    wanted = _graphs(bundle, recipe)
+    manifest = _narrowed(bundle.manifest, recipe.n_drafts)
+    wanted = _graphs(manifest, recipe)
     builder = Simulation() if recipe.kind == "simulated" else Builder(recipe.kind)
     target = builder.target(recipe.target)
     out = engines.folder(bundle.path, recipe.kind, builder.version, target)
@@ -72,24 +73,31 @@ def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Pat
     with _appearing(out) as folder:
         built = {}
         for name, graph in wanted.items():
-            path, profiles = bundle.graph(graph), engines.profiles(bundle.manifest, name, recipe.batch)
+            path, profiles = bundle.graph(graph), engines.profiles(manifest, name, recipe.batch)
             sources = {file: bundle.manifest.files[file].sha256 for file in (graph.onnx, graph.weights)}
             started, plan = time.monotonic(), folder / f"{name}.plan"
-            layers = builder.write(path, plan, profiles, target, progress or Silent())
+            layers, scratch = builder.write(path, plan, profiles, target, progress or Silent())
             size, seconds = plan.stat().st_size, round(time.monotonic() - started, 2)
             log.info("%s: %.1f MB, %d profiles, %.1f s", plan.name, size / 1e6, len(profiles), seconds)
-            built[name] = Engine(plan.name, size, file_sha256(plan), sources, seconds, profiles, layers)
-        record = Record(engines.SCHEMA, recipe.kind, builder.version, target, recipe.batch, built)
+            built[name] = Engine(plan.name, size, file_sha256(plan), sources, seconds, profiles, layers, scratch)
+        record = Record(engines.SCHEMA, recipe.kind, builder.version, target, recipe.batch, manifest.serves, built)
         (folder / engines.RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
     return out
 
 
-def _graphs(bundle: Bundle, recipe: EngineRecipe) -> dict[str, Graph]:
+def _narrowed(manifest: Manifest, n_drafts: tuple[int, ...]) -> Manifest:
+    unknown = sorted(set(n_drafts) - set(manifest.serves))
+    if unknown:
+        raise UsageError(f"--n-draft lists {unknown}; this bundle serves {', '.join(map(str, manifest.serves))}")
+    return msgspec.structs.replace(manifest, serves=tuple(sorted(set(n_drafts)))) if n_drafts else manifest
+
+
+def _graphs(manifest: Manifest, recipe: EngineRecipe) -> dict[str, Graph]:
     """The wanted graphs by name of the engine."""
     batch = recipe.batch
     if not 1 <= batch.smallest <= batch.usual <= batch.largest <= MAX_BATCH:
         raise UsageError(f"batch is {batch.smallest},{batch.usual},{batch.largest}; expected rising sizes up to {MAX_BATCH}")
-    known = engines.graphs(bundle.manifest)
+    known = engines.graphs(manifest)
     unknown = sorted(set(recipe.graphs) - known.keys())
     if unknown:
         raise UsageError(f"there is no graph {', '.join(unknown)}; the bundle holds {', '.join(known)}")
@@ -153,8 +161,8 @@ class Builder:
 
     def write(
         self, graph: Path, plan: Path, profiles: tuple[Profile, ...], target: str, progress: Progress
-    ) -> dict[str, int]:
-        """Build one plan; returns how many layers of each type it has, where a device is there to look inside.
+    ) -> tuple[dict[str, int], int]:
+        """Build one plan; returns its layers by kind and its scratch memory in bytes, as the builder tells.
 
         Raises:
             ExportError: with the parser's or builder's own words.
@@ -180,16 +188,7 @@ class Builder:
             raise ExportError(f"{self._kind} cannot build {graph.name}: {self._logger.last()}")
         with plan.open("wb") as file:
             file.write(memoryview(serialized))
-        return self._layers(serialized)
-
-    def _layers(self, serialized: Any) -> dict[str, int]:
-        """Types of layers as the inspector names them; empty without a device, which it needs."""
-        engine = self._trt.Runtime(self._logger).deserialize_cuda_engine(serialized)
-        if engine is None:
-            return {}
-        text = engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)
-        layers = json.loads(text).get("Layers", [])
-        return dict(Counter(layer.get("LayerType", "?") if isinstance(layer, dict) else "?" for layer in layers))
+        return dict(self._logger.layers), self._logger.scratch
 
     def _config(self, profiles: tuple[Profile, ...], target: str) -> Any:
         config = self._builder.create_builder_config()
@@ -221,9 +220,9 @@ class Simulation:
 
     def write(
         self, graph: Path, plan: Path, profiles: tuple[Profile, ...], target: str, progress: Progress
-    ) -> dict[str, int]:
+    ) -> tuple[dict[str, int], int]:
         plan.write_bytes(simulated.plan(graph, profiles, final=plan.stem.endswith(engines.FINAL)))
-        return {}
+        return {}, 0
 
 
 def _present_gpu() -> str:

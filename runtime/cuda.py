@@ -12,7 +12,7 @@ import logging
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,8 +56,8 @@ class Device(Protocol):
     target: str
     stream: int
 
-    def activate(self) -> None:
-        """Make the device current in the calling thread."""
+    def active(self) -> AbstractContextManager[object]:
+        """A block in which the device is current in the calling thread; every other call must be in one."""
         ...
 
     def free_memory(self) -> int:
@@ -127,9 +127,10 @@ class CudaCore:
             self.description = f"{self._device.name} (cuda-core)"
             self.stream = int(self._stream.handle)
 
-    def activate(self) -> None:
+    def active(self) -> AbstractContextManager[object]:
         with cuda_errors():
             self._device.set_current()
+        return nullcontext()
 
     def free_memory(self) -> int:
         free, _ = self._call(self._driver.cuMemGetInfo())
@@ -179,18 +180,23 @@ class PyCuda:
             cuda.init()
             self._device = cuda.Device(0)
             self._context = self._device.retain_primary_context()
-            self._core = core.Device(0)
-            self.activate()
-            self._stream = cuda.Stream()
             major, minor = self._device.compute_capability()
             self.target = f"sm{major}{minor}"
             self.description = f"{self._device.name()} (PyCUDA)"
+        with self.active(), cuda_errors():
+            core.Device(0).set_current()  # the same primary context
+            self._stream = cuda.Stream()
             self.stream = int(self._stream.handle)
             self._core_stream = core.Stream.from_handle(self.stream)
 
-    def activate(self) -> None:
+    @contextmanager
+    def active(self) -> Iterator[None]:
         with cuda_errors():
-            self._core.set_current()  # the primary context is the one that PyCUDA retained
+            self._context.push()  # PyCUDA counts: what is pushed must be popped before the thread ends
+        try:
+            yield
+        finally:
+            self._cuda.Context.pop()
 
     def free_memory(self) -> int:
         with cuda_errors():

@@ -164,9 +164,17 @@ def _roles(schedule: Schedule, n_draft: int) -> dict[Role, int]:
 
 
 def _positions(chain: Chain, n_draft: int, role: Role) -> int:
-    """How many positions a role's cache keeps: nothing reads the keys and values of its last scale."""
-    schedule = Schedule(chain.manifest.schedule)
-    return schedule.begin(_roles(schedule, n_draft)[role])
+    """How many positions a role's cache holds."""
+    return kept_positions(Schedule(chain.manifest.schedule), n_draft, role, chain.backend.drops_outputs)
+
+
+def kept_positions(schedule: Schedule, n_draft: int, role: Role, drops_outputs: bool) -> int:
+    """How many positions a role's cache holds: nothing reads the keys and values of its last scale.
+
+    An engine that cannot leave outputs out still writes those of the drafter, often where the refiner's cache comes later.
+    """
+    last = _roles(schedule, n_draft)[role]
+    return schedule.begin(last if drops_outputs or last == schedule.scales - 1 else last + 1)
 
 
 def _cache(chain: Chain, n_draft: int, batch: int) -> Buffer:
@@ -190,10 +198,9 @@ class _Side:
         self._chain, self._inputs, self._role = chain, inputs, role
         self._model = model = chain.transformers[role]
         self._schedule = Schedule(chain.manifest.schedule)
-        self._last = _roles(self._schedule, n_draft)[role]
-        self._filled = 0
+        self._filled, self._room = 0, _positions(chain, n_draft, role)
         batch = inputs["features"].shape[1]
-        shape = (_positions(chain, n_draft, role), 2 * batch, model.heads, HEAD_WIDTH)
+        shape = (self._room, 2 * batch, model.heads, HEAD_WIDTH)
         size = math.prod(shape)
         names = [f"{which}_{block}" for block in range(model.depth) for which in "kv"]
         self._cache = {name: cache[i * size : (i + 1) * size].reshape(shape) for i, name in enumerate(names)}
@@ -212,7 +219,7 @@ class _Side:
         outputs: dict[str, Buffer] = {"tokens": backend.empty((drawn, batch), np.int32)}
         if logits:
             outputs["guided_logits"] = backend.empty((drawn, batch, self._chain.manifest.vocabulary), np.float32)
-        if scale != self._last:
+        if new.stop <= self._room:
             outputs |= {f"new_{name}": cache[new] for name, cache in self._cache.items()}
         self._model.step.run(inputs, outputs)
         self._filled = span.stop

@@ -6,6 +6,8 @@ Nothing here imports TensorRT: the builder (export/engines.py), the runtime and 
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ SCHEMA = 1
 FOLDER = "tensorrt"
 RECORD = "record.json"
 KEPT_MESSAGES = 20
+_SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
+_TYPE = re.compile(r"Datatype: (\w+)")
 Kind = Literal["tensorrt", "rtx", "simulated"]
 FINAL = ".final"  # an engine without keys and values, for the last scale: nothing reads them
 MODULES: dict[Kind, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx_bindings", "simulated": "trt_var.simulated"}
@@ -49,7 +53,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         sources: sha256 of the bundle's files that it was built from.
-        layers: how many of each type, where the builder's machine could look inside.
+        layers: how many of each kind and type of their input, as the builder's own account of the engine has them.
+        scratch: bytes of scratch memory for the largest shapes.
     """
 
     plan: str
@@ -59,6 +64,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
     profiles: tuple[Profile, ...]
     layers: dict[str, int] = {}
+    scratch: int = 0
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +75,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: str
     target: str
     batch: Batch
+    serves: tuple[int, ...]
     engines: dict[str, Engine]
 
 
@@ -185,24 +192,43 @@ def _three(shapes: Sequence[Shape]) -> tuple[Shape, Shape, Shape]:
     return shapes[0], shapes[1], shapes[2]
 
 
+def _kind(line: str) -> str:
+    """``attention Half`` and the like from a line of the builder's account: name, types of inputs and outputs."""
+    name = line.split(",", 1)[0]
+    kinds = {"attention": ("_mha", "fmha"), "gemm": ("Fc", "gemm", "gemv", "MatMul"), "conv": ("Conv", "conv")}
+    kind = next((kind for kind, parts in kinds.items() if any(part in name for part in parts)), "other")
+    types = _TYPE.findall(line)
+    return f"{kind} {types[0]}" if types and kind != "other" else kind
+
+
 def make_logger(trt: Any) -> Any:
-    """A logger for TensorRT's objects that keeps what went wrong (``last()``) and passes the rest on."""
+    """A logger for TensorRT's objects that keeps what went wrong (``last()``), and the builder's account of an engine."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is found at run time
+        _messages: list[str]
+        layers: Counter[str]
+        scratch: int
+
         def __init__(self) -> None:
             super().__init__()
-            self._messages: list[str] = []
+            self.clear()
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self._messages = [*self._messages[-KEPT_MESSAGES:], message]
-            else:
-                log.debug("%s", message)
+                return
+            if message.startswith("Layers:"):
+                self.layers += Counter(_kind(line) for line in message.splitlines() if "LayerType: " in line)
+            elif match := _SCRATCH.match(message):
+                self.scratch = max(self.scratch, int(match[1]))
+            log.debug("%s", message)
 
         def last(self) -> str:
             return self._messages[-1] if self._messages else "no reason given"
 
         def clear(self) -> None:
-            self._messages.clear()
+            self._messages = []
+            self.layers = Counter()
+            self.scratch = 0
 
     return Logger()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trt_var.decoding import DECODER_BATCH
+from trt_var.decoding import DECODER_BATCH, kept_positions
 from trt_var.manifest import Manifest, Role
 from trt_var.schedule import Schedule
 
@@ -29,30 +29,33 @@ def item_size(manifest: Manifest) -> int:
     return 2 if manifest.precision == "fp16" else FLOAT
 
 
-def need(manifest: Manifest, n_draft: int, batch: int) -> Memory:
-    """Weights of the models in use, the larger cache, and the larger of the last scale's and the decoder's maps.
+def need(manifest: Manifest, n_draft: int, batch: int, *, drops_outputs: bool = True) -> Memory:
+    """Weights of the models in use, the cache that they share, and the widest moment of a pass or of the decoder.
 
-    The drafter's cache is released at the hand-over. Counted at the widest moment of a pass: the MLP's hidden rows,
-    scores of one attention layer, logits and candidates; four maps of full resolution in the decoder, which takes
-    large batches in pieces.
+    At its widest a pass holds the MLP's hidden rows, or the scores of one attention layer (float32 graphs alone: in half
+    precision attention is fused), or logits and candidates. The decoder holds four maps of full resolution and takes large
+    batches in pieces. Inputs are the rows of the class tables and the features. Without ``drops_outputs``, as TensorRT, the
+    drafter's last keys and values are written too, and the last scale's or a second engine without them, whichever is less.
     """
-    schedule = Schedule(manifest.schedule)
+    schedule, item = Schedule(manifest.schedule), item_size(manifest)
     scales = schedule.scales
-    ends: dict[Role, int] = {}
-    if n_draft > 0:
-        ends["drafter"] = n_draft
-    if n_draft < scales:
-        ends["refiner"] = scales
-    graphs = [manifest.decoder, *manifest.quantiser[:1]] + [manifest.models[role].step for role in ends]
-    item = item_size(manifest)
-    caches, passes = [], []
+    ends: dict[Role, int] = {"drafter": n_draft} if n_draft else {}
+    ends |= {"refiner": scales} if n_draft < scales else {}
+    weights = sum(manifest.files[graph.weights].size for graph in (manifest.decoder, manifest.quantiser[0]))
+    caches, moments, inputs = [], [], 4 * batch * schedule.length * manifest.code_width
     for role, end in ends.items():
-        model, tokens = manifest.models[role], schedule.tokens(end - 1)
-        caches.append(4 * batch * schedule.begin(end - 1) * model.width * model.depth * item)
-        hidden = 2 * batch * tokens * 4 * model.width * 2 * FLOAT
-        scores = 2 * batch * model.heads * tokens * schedule.begin(end) * FLOAT
-        logits = 3 * batch * tokens * manifest.vocabulary * FLOAT
-        passes.append(max(hidden, scores, logits))
+        model = manifest.models[role]
+        step = manifest.files[model.step.weights].size
+        a_position = 4 * batch * model.width * model.depth * item
+        caches.append(a_position * kept_positions(schedule, n_draft, role, drops_outputs))
+        drawn = schedule.tokens(end - 1)
+        widest = max(drawn, schedule.begin(n_draft + 1) if role == "refiner" and n_draft else 0)
+        hidden = 2 * batch * widest * 4 * model.width * 2 * item
+        scores = 0 if manifest.precision == "fp16" else 2 * batch * model.heads * widest * schedule.begin(end) * FLOAT
+        moments.append(max(hidden, scores, 3 * batch * drawn * manifest.vocabulary * FLOAT))
+        inputs += 2 * batch * (6 * model.depth + 3) * model.width * FLOAT
+        weights += step
+        if not drops_outputs and end == scales:
+            weights += min(step, a_position * drawn)
     decoder = 4 * min(batch, DECODER_BATCH) * manifest.image_side**2 * manifest.vae_channels * FLOAT
-    weights = sum(manifest.files[graph.weights].size for graph in graphs)
-    return Memory(weights, max(caches), max(*passes, decoder))
+    return Memory(weights, max(caches), inputs + max(*moments, decoder))

@@ -77,7 +77,9 @@ def plan(manifest: Manifest, gpu: Device, n_draft: int, batch: int) -> Plan:
     rate = gpu.half if manifest.precision == "fp16" else gpu.single
     work = [_work(manifest, role, one, batch) for role, one in decoding(manifest, n_draft)]
     seconds = sum(max(operations / rate, traffic / gpu.bandwidth) for operations, traffic in work)
-    return Plan(need(manifest, n_draft, batch), sum(w[0] for w in work), sum(w[1] for w in work), seconds)
+    return Plan(
+        need(manifest, n_draft, batch, drops_outputs=False), sum(w[0] for w in work), sum(w[1] for w in work), seconds
+    )
 
 
 def largest_batch(manifest: Manifest, gpu: Device, n_draft: int) -> int:
@@ -85,7 +87,11 @@ def largest_batch(manifest: Manifest, gpu: Device, n_draft: int) -> int:
     low, high = 0, MAX_BATCH + 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if need(manifest, n_draft, middle).total <= USABLE * gpu.memory else (low, middle)
+        low, high = (
+            (middle, high)
+            if need(manifest, n_draft, middle, drops_outputs=False).total <= USABLE * gpu.memory
+            else (low, middle)
+        )
     return low
 
 

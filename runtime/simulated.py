@@ -15,6 +15,7 @@ import json
 import math
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,8 +64,8 @@ class SimulatedDevice:
         self._recorded: list[Callable[[], None]] | None = None
         self._faults: list[str] = []
 
-    def activate(self) -> None:
-        pass
+    def active(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     def free_memory(self) -> int:
         return self._total - sum(block.data.size for block in self._blocks.values())

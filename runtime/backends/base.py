@@ -49,12 +49,14 @@ class Backend(Protocol):
     Attributes:
         name: as given to ``--backend``.
         description: engine, version, device and precision, for people.
-        rank: the higher, the faster by measurement: 3 on a GPU, 2 on a CPU with short products, 1 else, 0 slower.
+        rank: the higher, the faster by measurement: 3 and 4 on a GPU, 2 on a CPU with short products, 1 else, 0 slower.
+        drops_outputs: whether an output that is not named costs no memory.
     """
 
     name: str
     description: str
     rank: int
+    drops_outputs: bool
 
     def load(self, path: Path, *, exact: bool = False) -> Graph:
         """Load an ONNX graph whose files have been checked.
@@ -97,6 +99,8 @@ class Backend(Protocol):
 
 class Eager:
     """Draws any batch, and every one anew."""
+
+    drops_outputs = True
 
     def padded(self, images: int) -> int:
         return images

@@ -36,12 +36,13 @@ class TensorRT:
 
     name = "tensorrt"
     rank = 4
+    drops_outputs = False
 
     def __init__(self, trt: Any, device: Device, bundle: Bundle, folder: Path, record: Record) -> None:
         self.description = f"{record.kind} {record.version}, {device.description}, arithmetic of the engines' own types"
         self.trt, self.device, self.logger = trt, device, engines.make_logger(trt)
         self.scratch: Memory | None = None
-        self._bundle, self._folder, self._record = bundle, folder, record
+        self._bundle, self._folder, self.record = bundle, folder, record
         self._runtime = trt.Runtime(self.logger)
         self._lock = threading.RLock()
         self._arena: _Arena | None = None
@@ -50,15 +51,14 @@ class TensorRT:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """The calling thread's turn on the device."""
-        with self._lock:
-            self.device.activate()
+        with self._lock, self.device.active():
             yield
 
     def load(self, path: Path, *, exact: bool = False) -> Graph:
         with self.turn():
             name = path.stem
             spare = f"{name}{FINAL}"
-            final = (lambda: EngineGraph(self, spare, *self._read(spare))) if spare in self._record.engines else None
+            final = (lambda: EngineGraph(self, spare, *self._read(spare))) if spare in self.record.engines else None
             return EngineGraph(self, name, *self._read(name), final)
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
@@ -85,7 +85,7 @@ class TensorRT:
 
     def padded(self, images: int) -> int:
         """The next power of two within the engines' batch sizes, so that few sizes are captured."""
-        batch = self._record.batch
+        batch = self.record.batch
         return max(batch.smallest, min(1 << (images - 1).bit_length(), batch.largest))
 
     def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
@@ -122,7 +122,7 @@ class TensorRT:
 
     def _new_replay(self, n_draft: int, arrays: Mapping[str, NDArray[Any]]) -> _Replay:
         batch = arrays["features"].shape[1]
-        wanted = need(self._bundle.manifest, n_draft, batch)
+        wanted = need(self._bundle.manifest, n_draft, batch, drops_outputs=False)
         size = wanted.cache + wanted.activations
         while size > self.device.free_memory() and self._replays:
             self._forget_oldest()
@@ -140,7 +140,7 @@ class TensorRT:
 
     def _read(self, name: str) -> tuple[Engine, Any]:
         """An engine, deserialised only after everything about it has been compared."""
-        entry = self._record.engines.get(name)
+        entry = self.record.engines.get(name)
         if entry is None:
             raise BundleError(f"{self._folder} has no engine {name}; {self._rebuild()}")
         changed = [file for file, sha256 in entry.sources.items() if self._bundle.manifest.files[file].sha256 != sha256]
@@ -152,11 +152,11 @@ class TensorRT:
         self.logger.clear()
         engine = self._runtime.deserialize_cuda_engine(np.memmap(path, mode="r"))
         if engine is None:
-            raise BackendError(f"{self._record.kind} cannot load {path}: {self.logger.last()}; {self._rebuild()}")
+            raise BackendError(f"{self.record.kind} cannot load {path}: {self.logger.last()}; {self._rebuild()}")
         return entry, engine
 
     def _rebuild(self) -> str:
-        return rebuild(self._bundle, self._record.kind)
+        return rebuild(self._bundle, self.record.kind)
 
 
 def rebuild(bundle: Bundle, kind: Kind) -> str:
@@ -220,7 +220,11 @@ class EngineGraph:
             bounds = ((profile.shapes[name][0], shape, profile.shapes[name][2]) for name, shape in shapes.items())
             if all(a <= b <= c for low, shape, high in bounds for a, b, c in zip(low, shape, high, strict=True)):
                 return index
-        raise BackendError(f"engine {self._name} was built for no such shapes: {shapes}; rebuild it with another --batch")
+        record, names = self._backend.record, ", ".join(map(str, self._backend.record.serves))
+        raise BackendError(
+            f"engine {self._name} has no profile for this request; it was built for N = {names} and batches of "
+            f"{record.batch.smallest} to {record.batch.largest}: build the engines again with what is needed"
+        )
 
 
 class _Context:
@@ -230,7 +234,6 @@ class _Context:
         self, backend: TensorRT, engine: Any, profile: int, shapes: dict[str, Shape], types: dict[str, np.dtype[Any]]
     ) -> None:
         self._backend, self._types = backend, types
-        self._unread: dict[str, Memory] = {}
         trt, stream = backend.trt, backend.device.stream
         self._context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if self._context is None:
@@ -243,25 +246,19 @@ class _Context:
 
     def bytes_of(self, outputs: set[str]) -> int:
         """How much memory some outputs take."""
-        return sum(self._size(name) for name in outputs)
+        return sum(math.prod(self._context.get_tensor_shape(name)) * self._types[name].itemsize for name in outputs)
 
     def enqueue(self, buffers: Mapping[str, Buffer]) -> None:
         """Enqueue one run; outputs without a buffer go to memory that nobody reads."""
-        for name in self._types:
-            address = _address(buffers[name]) if name in buffers else self._nowhere(name).address
-            self._must(self._context.set_tensor_address(name, address), f"the address of {name}")
+        bound = {name: buffers[name] if name in buffers else self._unread(name) for name in self._types}
+        for name, buffer in bound.items():
+            self._must(self._context.set_tensor_address(name, _address(buffer)), f"the address of {name}")
         scratch = self._backend.ensure_scratch(self._scratch)
         self._context.set_device_memory(-(-scratch.address // ALIGNMENT) * ALIGNMENT, self._scratch)
         self._must(self._context.execute_async_v3(self._backend.device.stream), "the run")
 
-    def _nowhere(self, name: str) -> Memory:
-        if name not in self._unread:
-            self._unread[name] = self._backend.device.allocate(max(self._size(name), 1))
-        return self._unread[name]
-
-    def _size(self, name: str) -> int:
-        shape: Shape = tuple(self._context.get_tensor_shape(name))
-        return math.prod(shape) * self._types[name].itemsize
+    def _unread(self, name: str) -> Buffer:
+        return self._backend.empty(tuple(self._context.get_tensor_shape(name)), self._types[name])
 
     def _must(self, done: bool, what: str) -> None:
         if not done:

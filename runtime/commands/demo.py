@@ -17,7 +17,7 @@ def add(subparsers: Any, name: str) -> None:
         description="Draw a grid of handwritten digits, a row a class, with the small trained drafter, refiner and VQVAE "
         "inside the package.",
     )
-    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws, 0 to 6 (default: 3)")
+    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws, 0 to 6 (default: 4)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("demo.png"), metavar="FILE", help="default: %(default)s")
     parser.set_defaults(command=_demo, name=name)

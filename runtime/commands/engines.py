@@ -36,6 +36,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target", metavar="SM", help="for rtx: sm75, sm80, sm86, sm89, sm120 or sm121")
     parser.add_argument(
+        "--n-draft",
+        dest="n_drafts",
+        type=_numbers,
+        default=(),
+        metavar="N,N,…",
+        help="only the N that will be asked for: fewer profiles, smaller engines (default: all that the bundle serves)",
+    )
+    parser.add_argument(
         "--batch", type=_batch, default="1,8,64", metavar="MIN,OPT,MAX", help="batch sizes (default: %(default)s)"
     )
 
@@ -52,7 +60,9 @@ def build(bundle: Path, options: argparse.Namespace, graphs: tuple[str, ...] = (
 
     started, bars = time.monotonic(), Bars()
     try:
-        out = build_engines(EngineRecipe(bundle, options.kind, options.target, options.batch, graphs, force), bars)
+        out = build_engines(
+            EngineRecipe(bundle, options.kind, options.target, options.batch, graphs, options.n_drafts, force), bars
+        )
     finally:
         bars.close()
     for name, engine in read_record(out).engines.items():
@@ -62,6 +72,10 @@ def build(bundle: Path, options: argparse.Namespace, graphs: tuple[str, ...] = (
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
 
 
 def _batch(text: str) -> Batch:

@@ -58,7 +58,7 @@ def test_profiles_of_the_vqvae(manifest: Manifest) -> None:
 def test_records(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no engines at"):
         engines.read_record(tmp_path)
-    record = engines.Record(engines.SCHEMA, "rtx", "1.7", "sm89", BATCH, {})
+    record = engines.Record(engines.SCHEMA, "rtx", "1.7", "sm89", BATCH, (4,), {})
     (tmp_path / engines.RECORD).write_bytes(msgspec.json.encode(record))
     assert engines.read_record(tmp_path) == record
     (tmp_path / engines.RECORD).write_bytes(msgspec.json.encode(msgspec.structs.replace(record, schema=9)))

@@ -1,0 +1,321 @@
+"""The TensorRT backend on the simulated device: the real decoding chain, and what a GPU would punish."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from helpers import GOLDEN, assert_close, assert_tokens
+from trt_var import BackendError, BundleError, Pipeline, Sampling, backends, engines, simulated
+from trt_var.backends.tensorrt import TensorRT
+from trt_var.bundle import PACKAGED, Bundle
+from trt_var.cuda import VARIABLE
+from trt_var.engines import Batch
+from trt_var.export.engines import EngineRecipe, build_engines
+from trt_var.pipeline import Generation
+from trt_var.simulated import SimulatedDevice, SimulationError
+
+FOLDER = "tensorrt/simulated-1-host"
+golden = np.load(GOLDEN / "tiny.npz")
+
+
+@pytest.fixture(autouse=True)
+def seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "simulated")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped bundle with engines for batches of up to 8."""
+    out = shutil.copytree(PACKAGED / "digits", tmp_path_factory.mktemp("digits") / "bundle")
+    build_engines(EngineRecipe(out, "simulated", batch=Batch(1, 4, 8)))
+    return out
+
+
+@pytest.fixture
+def spoilt(digits: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return shutil.copytree(digits, tmp_path / "spoilt")
+
+
+def device(pipeline: Pipeline) -> SimulatedDevice:
+    backend = pipeline._backend
+    assert isinstance(backend, TensorRT)
+    assert isinstance(backend.device, SimulatedDevice)
+    return backend.device
+
+
+def assert_same(found: Generation, expected: Generation) -> None:
+    assert_tokens(found.tokens, expected.tokens)
+    assert_close(found.images, expected.images)
+
+
+@pytest.mark.parametrize("n_draft", range(7))
+def test_digits_eager_and_captured(digits: Path, n_draft: int) -> None:
+    """Batches of 4, 1 and 3 (padded), thrice each: eager, eager and captured, launched."""
+    with Pipeline.load(digits, "onnxruntime") as reference, Pipeline.load(digits, "tensorrt") as pipeline:
+        for turn in range(3):
+            for labels in ([1, 2, 3, 4], [5], [6, 7, 8]):
+                seeds = 10 * turn
+                found = pipeline.generate(labels, seeds=seeds, n_draft=n_draft)
+                assert_same(found, reference.generate(labels, seeds=seeds, n_draft=n_draft))
+        assert device(pipeline).launches == 4 + 1, "batches of 3 are drawn as the captured 4"
+
+
+def test_golden_vectors(golden_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(golden_bundle, tmp_path / "golden")
+    build_engines(EngineRecipe(bundle, "simulated", batch=Batch(1, 2, 2)))
+    with Pipeline.load(bundle, "tensorrt") as pipeline:
+        for n_draft in range(1, 11):
+            for _ in range(3 if n_draft == 8 else 1):
+                found = pipeline.generate(
+                    golden["labels"].tolist(), seeds=100000, n_draft=n_draft, sampling=Sampling(cfg=1.5, top_k=1)
+                )
+                assert_tokens(found.tokens, golden[f"greedy_N{n_draft}_tokens"])
+                if n_draft in (8, 10):
+                    images = found.images.transpose(0, 3, 1, 2)
+                    assert_close(images, golden[f"greedy_N{n_draft}_image"], absolute=2)
+        assert device(pipeline).launches == 1
+
+
+def test_settings_and_labels_need_no_new_capture(digits: Path) -> None:
+    with Pipeline.load(digits, "onnxruntime") as reference, Pipeline.load(digits, "tensorrt") as pipeline:
+        for turn in range(4):
+            asked = {"seeds": turn, "sampling": Sampling(cfg=turn / 2, top_k=9 + turn, top_p=0.9, temperature=1 + turn / 10)}
+            found = pipeline.generate([turn, 9 - turn], **asked)
+            assert_same(found, reference.generate([turn, 9 - turn], **asked))
+        assert device(pipeline).launches == 2
+        teacher = reference.generate([3, 6], seeds=8).tokens
+        for _ in range(3):
+            found = pipeline.generate([1, 2], teacher=teacher)
+            assert_same(found, reference.generate([1, 2], teacher=teacher))
+
+
+def test_batches_beyond_the_engines_are_split(digits: Path) -> None:
+    with Pipeline.load(digits, "onnxruntime") as reference, Pipeline.load(digits, "tensorrt") as pipeline:
+        labels = [n % 10 for n in range(19)]
+        assert_same(pipeline.generate(labels, batch_size=64), reference.generate(labels))
+
+
+def test_stream(digits: Path) -> None:
+    with Pipeline.load(digits, "onnxruntime") as reference, Pipeline.load(digits, "tensorrt") as pipeline:
+        for found, expected in zip(pipeline.stream([1, 2], seeds=3), reference.stream([1, 2], seeds=3), strict=True):
+            assert_tokens(found.tokens, expected.tokens)
+            assert_close(found.images, expected.images)
+
+
+def test_threads_and_pipelines(digits: Path) -> None:
+    with Pipeline.load(digits, "onnxruntime") as reference:
+        expected = [reference.generate([n], seeds=n, n_draft=n % 7) for n in range(10)]
+    with Pipeline.load(digits, "tensorrt") as first, Pipeline.load(digits, "tensorrt") as second:
+
+        def draw(job: int) -> Generation:
+            n = job % 10
+            pipeline = (first, second)[job % 2]
+            if job % 5 == 0:
+                *_, last = pipeline.stream([n], seeds=n, n_draft=n % 7)
+                assert_tokens(last.tokens, expected[n].tokens)
+            return pipeline.generate([n], seeds=n, n_draft=n % 7)
+
+        with ThreadPoolExecutor(4) as pool:
+            for job, found in enumerate(pool.map(draw, range(40))):
+                assert_same(found, expected[job % 10])
+
+
+def test_the_last_scale_is_drawn_by_the_engine_without_a_cache(digits: Path) -> None:
+    with Pipeline.load(digits, "tensorrt") as pipeline:
+        pipeline.generate([1], n_draft=4)
+        refiner = pipeline._transformers["refiner"].step
+        assert refiner._final is not None  # type: ignore[attr-defined]
+        assert set(pipeline._transformers) == {"drafter", "refiner"}
+    with Pipeline.load(digits, "tensorrt") as pipeline:
+        pipeline.generate([1], n_draft=6)
+        assert set(pipeline._transformers) == {"drafter"}, "the refiner's weights are not loaded for nothing"
+
+
+def test_closing_frees_everything(digits: Path) -> None:
+    pipeline = Pipeline.load(digits, "tensorrt")
+    for _ in range(3):
+        pipeline.generate([1, 2], n_draft=3)
+    used = device(pipeline)
+    assert used.free_memory() < simulated.TOTAL
+    pipeline.close()
+    gc.collect()
+    used.synchronize()
+    assert used.free_memory() == simulated.TOTAL
+
+
+def test_a_failure_frees_its_memory_and_the_next_request_works(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pipeline.load(digits, "tensorrt") as pipeline:
+        pipeline.generate([1], n_draft=3)
+        gc.collect()
+        before = device(pipeline).free_memory()
+        with monkeypatch.context() as patch:
+            patch.setattr(simulated._ExecutionContext, "execute_async_v3", lambda self, stream: False)
+            with pytest.raises(BackendError, match="the engine refused the run"):
+                pipeline.generate([1, 2], n_draft=3)
+        gc.collect()
+        assert device(pipeline).free_memory() == before
+        pipeline.generate([1, 2], n_draft=3)
+
+
+def test_what_cannot_fit_is_refused_with_figures(digits: Path) -> None:
+    with Pipeline.load(digits, "tensorrt") as pipeline:
+        small = device(pipeline)
+        pipeline.generate([1], n_draft=3)
+        small._total -= small.free_memory() - 3_000_000
+        with pytest.raises(
+            BackendError, match=r"a batch of 8 with N = 3 needs 0\.\d+ GB beside the weights, and 0\.0\d GB are"
+        ):
+            pipeline.generate([1] * 8, n_draft=3)
+        assert pipeline.generate([1], n_draft=3).images.shape[0] == 1
+
+
+def test_old_graphs_give_way(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trt_var.backends.tensorrt.MAX_REPLAYS", 2)
+    with Pipeline.load(digits, "tensorrt") as pipeline:
+        free = []
+        for n_draft in (1, 2, 3, 4, 1):
+            pipeline.generate([1], n_draft=n_draft)
+            gc.collect()
+            free.append(device(pipeline).free_memory())
+        assert len(pipeline._backend._replays) == 2  # type: ignore[attr-defined]
+
+
+def test_auto_takes_engines_where_there_are_some(digits: Path) -> None:
+    assert backends.create("auto", Bundle.open(digits)).name == "tensorrt"
+    assert backends.create("auto", Bundle.open("digits")).name != "tensorrt"
+    assert backends.create("auto").name != "tensorrt"
+    with pytest.raises(
+        BackendError, match=r"no simulated-1-host engines; the bundle has none; build them with trt-var engines"
+    ):
+        backends.create("tensorrt", Bundle.open("digits"))
+
+
+def test_engines_of_another_machine_are_refused(spoilt: Path) -> None:
+    (spoilt / FOLDER).rename(spoilt / "tensorrt" / "simulated-0-host")
+    with pytest.raises(BackendError, match=r"the bundle has simulated-0-host; build them with trt-var engines .* --force"):
+        Pipeline.load(spoilt, "tensorrt")
+    (spoilt / "tensorrt" / "simulated-0-host").rename(spoilt / FOLDER)
+    record = engines.read_record(spoilt / FOLDER)
+    (spoilt / FOLDER / engines.RECORD).write_bytes(msgspec.json.encode(msgspec.structs.replace(record, version="0")))
+    with pytest.raises(BundleError, match=r"built for simulated-0-host, this is simulated-1-host; build them with"):
+        Pipeline.load(spoilt, "tensorrt")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "other weights", "outside", "not in the record"])
+def test_engines_are_compared_before_they_are_read(spoilt: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, file = spoilt / FOLDER / "refiner.plan", spoilt / FOLDER / engines.RECORD
+    content, record = plan.read_bytes(), json.loads(file.read_text())
+    if damage == "truncated":
+        plan.write_bytes(content[:-1])
+    elif damage == "altered":
+        plan.write_bytes(content[:-1] + b"?")
+    elif damage == "missing":
+        plan.unlink()
+    elif damage == "other weights":
+        record["engines"]["refiner"]["sources"]["refiner.weights"] = "0" * 64
+    elif damage == "outside":
+        (spoilt / "evil.plan").write_bytes(content)
+        record["engines"]["refiner"]["plan"] = "../../evil.plan"
+    else:
+        del record["engines"]["refiner"]
+    file.write_text(json.dumps(record))
+    monkeypatch.setattr(simulated.Runtime, "deserialize_cuda_engine", lambda self, plan: pytest.fail("was read"))
+    with Pipeline.load(spoilt, "tensorrt") as pipeline, pytest.raises(BundleError, match="build them with trt-var engines"):
+        pipeline.generate([1], n_draft=0)
+
+
+class TestSimulatedDevice:
+    """What it refuses."""
+
+    def test_reading_what_nobody_wrote(self) -> None:
+        gpu = SimulatedDevice()
+        memory, host = gpu.allocate(64), gpu.pinned(64)
+        gpu.to_device(memory.address, host[:32])
+        gpu.to_host(host, memory.address)
+        with pytest.raises(SimulationError, match="nobody wrote 32"):
+            gpu.synchronize()
+
+    def test_freed_and_foreign_memory(self) -> None:
+        gpu = SimulatedDevice()
+        memory = gpu.allocate(64)
+        memory.free()
+        for address, size in ((memory.address, 8), (gpu.allocate(64).address + 60, 8), (3, 1)):
+            gpu.to_device(address, gpu.pinned(size))
+            with pytest.raises(SimulationError, match="lie in no allocation"):
+                gpu.synchronize()
+
+    def test_work_is_late(self) -> None:
+        """Pinned memory that changes before the host has waited is what the copy takes; results are poison until then."""
+        gpu = SimulatedDevice()
+        memory, host, back = gpu.allocate(4), gpu.pinned(4), gpu.pinned(4)
+        host[:] = 1
+        gpu.to_device(memory.address, host)
+        gpu.to_host(back, memory.address)
+        host[:] = 2
+        assert (back == simulated.POISON).all()
+        gpu.synchronize()
+        assert (back == 2).all()
+
+    def test_captures(self) -> None:
+        gpu = SimulatedDevice()
+        memory, host = gpu.allocate(4), gpu.pinned(4)
+        for call in (
+            gpu.synchronize,
+            lambda: gpu.allocate(4),
+            lambda: gpu.pinned(4),
+            lambda: gpu.to_device(memory.address, np.zeros(4, np.uint8)),
+        ):
+            with pytest.raises(SimulationError, match="captur"):
+                gpu.capture(call)
+        launch = gpu.capture(lambda: gpu.to_device(memory.address, host))
+        gpu.synchronize()
+        gpu.to_host(gpu.pinned(4), memory.address)
+        with pytest.raises(SimulationError, match="nobody wrote"):
+            gpu.synchronize()
+        launch()
+        gpu.to_host(gpu.pinned(4), memory.address)
+        gpu.synchronize()
+
+    def test_memory_freed_while_capturing(self) -> None:
+        gpu = SimulatedDevice()
+        memory = gpu.allocate(4)
+        gpu.capture(memory.free)
+        with pytest.raises(SimulationError, match="freed while capturing"):
+            gpu.synchronize()
+
+    def test_contexts(self, digits: Path) -> None:
+        """Shapes outside the profile, no address, misaligned or short scratch memory, an unknown stream."""
+        gpu, logger = SimulatedDevice(), engines.make_logger(simulated)
+        plan = np.memmap(digits / FOLDER / "decoder.plan", mode="r")
+        engine = simulated.Runtime(logger).deserialize_cuda_engine(plan)
+        assert engine is not None
+        context = engine.create_execution_context(simulated.ExecutionContextAllocationStrategy.USER_MANAGED)
+        assert not context.set_input_shape("f_hat", (1, 8, 8, 8)), "no profile yet"
+        assert context.set_optimization_profile_async(0, gpu.stream)
+        assert not context.set_input_shape("f_hat", (9, 8, 8, 8))
+        assert "outside profile 0" in logger.last()
+        assert context.set_input_shape("f_hat", (1, 8, 8, 8))
+        assert context.get_tensor_shape("images") == (1, 32, 32, 3)
+        for address, scratch, size, why in (
+            (0, 1024, 1 << 20, "no address for f_hat"),
+            (520, 1024, 1 << 20, "misaligned f_hat"),
+            (512, 1000, 1 << 20, "scratch memory of 0 bytes"),
+            (512, 1024, 16, "scratch memory of 16 bytes"),
+        ):
+            context.set_tensor_address("f_hat", address)
+            context.set_tensor_address("images", 4096)
+            context.set_device_memory(scratch, size)
+            assert not context.execute_async_v3(gpu.stream)
+            assert why in logger.last()
+        context.set_device_memory(1024, 1 << 20)
+        assert not context.execute_async_v3(7)
+        assert "unknown stream" in logger.last()
+        assert simulated.Runtime(logger).deserialize_cuda_engine(np.zeros(9, np.uint8)) is None
