@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 DIGITS := examples/digits/weights
 
-.PHONY: demo digits test lint clean
+.PHONY: demo digits test rtx lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/trt-var build --drafter $(DIGITS)/drafter.safetensors --refiner $(DIGITS)/refiner.safetensors \
@@ -20,8 +20,15 @@ digits: $(VENV)/.ready
 	$(BIN)/python examples/digits/build.py
 	$(BIN)/python examples/digits/evaluate.py
 
-test: $(VENV)/.ready
+test: $(VENV)/.rtx
 	$(BIN)/python -m pytest
+
+# TensorRT-RTX builds engines on the CPU: d16 of real size for three GPUs, sizes and times
+rtx: $(VENV)/.rtx
+	$(BIN)/trt-var build --drafter random:d16 --vae random --precision fp16 --out engines/random-d16 --force
+	for target in sm86 sm89 sm120; do \
+	    $(BIN)/trt-var engines engines/random-d16 --kind rtx --target $$target --graphs drafter,drafter.final,decoder --force || exit 1; \
+	done
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -34,6 +41,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt "$(TORCH)" -e ".[cpu,train,dev]"
+	touch $@
+
+$(VENV)/.rtx: $(VENV)/.ready
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[rtx]"
 	touch $@
 
 clean:

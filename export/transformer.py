@@ -79,9 +79,10 @@ class Attention(nn.Module):
         return self.proj(out.permute(2, 0, 1, 3).reshape(n, rows, width)), k, v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        if q.dtype == torch.float16:  # one Attention layer of opset 23; TensorRT fuses it in half precision only
+        # one Attention layer of opset 23; TensorRT has kernels for it in half precision and for several heads alone
+        if q.dtype == torch.float16 and self.heads > 1:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        return (q @ k.transpose(-1, -2) + bias).softmax(-1) @ v
+        return (q @ k.transpose(-1, -2) + bias).float().softmax(-1).to(v.dtype) @ v
 
 
 class FeedForward(nn.Module):

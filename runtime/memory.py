@@ -32,10 +32,12 @@ def item_size(manifest: Manifest) -> int:
 def need(manifest: Manifest, n_draft: int, batch: int, *, drops_outputs: bool = True) -> Memory:
     """Weights of the models in use, the cache that they share, and the widest moment of a pass or of the decoder.
 
-    At its widest a pass holds the MLP's hidden rows, or the scores of one attention layer (float32 graphs alone: in half
-    precision attention is fused), or logits and candidates. The decoder holds four maps of full resolution and takes large
-    batches in pieces. Inputs are the rows of the class tables and the features. Without ``drops_outputs``, as TensorRT, the
-    drafter's last keys and values are written too, and the last scale's or a second engine without them, whichever is less.
+    At its widest a pass holds qkv, the MLP's hidden rows and a few residual ones, or the scores of one attention layer
+    (float32 graphs alone: in half precision attention is fused), or logits and candidates. The decoder holds three maps of
+    full resolution and takes large batches in pieces. Both were compared with the scratch memory that TensorRT-RTX's builder
+    announces (docs/tensorrt.md). Inputs are the rows of the class tables and the features. Without ``drops_outputs``, as
+    TensorRT, the drafter's last keys and values are written too, and the last scale's or a second engine without them,
+    whichever is less.
     """
     schedule, item = Schedule(manifest.schedule), item_size(manifest)
     scales = schedule.scales
@@ -50,12 +52,12 @@ def need(manifest: Manifest, n_draft: int, batch: int, *, drops_outputs: bool = 
         caches.append(a_position * kept_positions(schedule, n_draft, role, drops_outputs))
         drawn = schedule.tokens(end - 1)
         widest = max(drawn, schedule.begin(n_draft + 1) if role == "refiner" and n_draft else 0)
-        hidden = 2 * batch * widest * 4 * model.width * 2 * item
+        hidden = 2 * batch * widest * model.width * (11 * item + 3 * FLOAT)
         scores = 0 if manifest.precision == "fp16" else 2 * batch * model.heads * widest * schedule.begin(end) * FLOAT
         moments.append(max(hidden, scores, 3 * batch * drawn * manifest.vocabulary * FLOAT))
         inputs += 2 * batch * (6 * model.depth + 3) * model.width * FLOAT
         weights += step
         if not drops_outputs and end == scales:
             weights += min(step, a_position * drawn)
-    decoder = 4 * min(batch, DECODER_BATCH) * manifest.image_side**2 * manifest.vae_channels * FLOAT
+    decoder = 3 * min(batch, DECODER_BATCH) * manifest.image_side**2 * manifest.vae_channels * FLOAT
     return Memory(weights, max(caches), inputs + max(*moments, decoder))

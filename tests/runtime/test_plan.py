@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from trt_var import UsageError, plan
+from trt_var import manifest as manifests
 from trt_var.bundle import Bundle
 from trt_var.cli import main
 from trt_var.memory import need
@@ -29,6 +32,25 @@ def test_largest_batch_is_the_largest() -> None:
     sizes = [need(manifest, 4, batch, drops_outputs=False).total for batch in (found, found + 1)]
     assert sizes[0] <= plan.USABLE * small.memory < sizes[1]
     assert plan.largest_batch(manifest, plan.Device(1e6, 1, 1, 1), 4) == 0
+
+
+# GB of CoDe N = 6 by batch, as published; scratch bytes that TensorRT-RTX 1.7 announces for d16's last scale at that batch
+PUBLISHED = {
+    8: (10.619, 115167232),
+    16: (11.951, 229986304),
+    32: (14.614, None),
+    64: (19.943, 918900736),
+    128: (30.598, 1837453312),
+}
+
+
+@pytest.mark.parametrize("batch", PUBLISHED)
+def test_memory_is_at_most_half_of_the_published(batch: int) -> None:
+    manifest = manifests.decode((Path(__file__).parents[1] / "data/d30-d16-fp16.json").read_bytes(), "d30-d16")
+    found, (published, scratch) = need(manifest, 6, batch, drops_outputs=False), PUBLISHED[batch]
+    assert found.total <= published * 1e9 / 2
+    assert found.weights > 3.2e9
+    assert found.activations > max(scratch or 0, 1006745600), "no less than the builder announces, the decoder's included"
 
 
 def test_command(capsys: pytest.CaptureFixture[str]) -> None:
