@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from digits import JUDGE_AUGMENTATION, SIDE
 from torch import Tensor, nn
 from torch.nn import functional as F
 from trt_var.training.data import ArrayImages, Batches
+
+from digits import JUDGE_AUGMENTATION, SIDE
 
 WIDTH = 64  # of the features that the Fréchet distance is taken in
 

@@ -15,10 +15,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from classifier import accuracy
-from digits import splits
 from tqdm import tqdm
-from train import DRAFTER, REFINER, SCHEDULE, VAE, Studio
 from trt_var.backends import create
 from trt_var.backends.base import Backend
 from trt_var.bundle import Bundle
@@ -32,6 +29,9 @@ from trt_var.sampling import preset
 from trt_var.training.data import ArrayImages, to_tensor
 
 from build import PACKAGED, ROOT, WEIGHTS, load_judge, tuned
+from classifier import accuracy
+from digits import splits
+from train import DRAFTER, REFINER, SCHEDULE, VAE, Studio
 
 HERE = Path(__file__).parent
 PER_CLASS, ROUNDS = 100, 3

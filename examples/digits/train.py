@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from classifier import Classifier, ClassifierObjective, accuracy, judge_batches
-from digits import AUGMENTATION, splits
 from tqdm import tqdm
 from trt_var.export.checkpoint import open_checkpoint
 from trt_var.export.transformer import Transformer, TransformerShape
@@ -26,6 +24,9 @@ from trt_var.training.trainer import Objective, Plan, train
 from trt_var.training.var import Teacher, VarObjective, drafter_objective, fresh_transformer, refiner_objective
 from trt_var.training.vqvae import VqvaeObjective, fresh_vqvae
 from trt_var.training.weights import load_transformer, load_vqvae, save_weights
+
+from classifier import Classifier, ClassifierObjective, accuracy, judge_batches
+from digits import AUGMENTATION, splits
 
 HERE = Path(__file__).parent
 SCHEDULE = Schedule((1, 2, 3, 4, 6, 8))
