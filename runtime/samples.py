@@ -101,7 +101,7 @@ def fidelity(real: Path, pipeline: Pipeline, series: Series, progress: Progress 
     try:
         import torch
         from torch_fidelity import calculate_metrics
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # a torchvision of another torch's raises the latter
         raise BackendError(f"these metrics need torch-fidelity ({error}): pip install 'trt-var[metrics]'") from error
     if not real.is_dir():
         raise UsageError(f"there is no folder {real}; --fidelity takes a folder of real pictures")

@@ -137,7 +137,7 @@ def test_released_weights_honour_offline(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert asked[0][2] == asked[2][2] == sources.VAR[1]
 
 
-@pytest.mark.parametrize(("text", "n_draft"), [("d16", 8), ("d30", 5), ("model.pth", 8)])
+@pytest.mark.parametrize(("text", "n_draft"), [("d16", 8), ("d30", 5)])
 def test_finetuned_pairs_are_d30_with_d16(text: str, n_draft: int) -> None:
     with pytest.raises(UsageError, match="--finetuned takes"):
         sources.resolve(text, "drafter", finetuned=n_draft)
