@@ -71,6 +71,8 @@ def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Pat
     if out.exists() and not recipe.force:
         raise BundleExistsError(f"{out} exists; --force replaces the engines there")
     with _appearing(out) as folder:
+        if recipe.kind == "tensorrt":
+            builder.timings = out.with_suffix(f"{out.suffix}.timings")
         built = {}
         for name, graph in wanted.items():
             path, profiles = bundle.graph(graph), engines.profiles(manifest, name, recipe.batch)
@@ -127,6 +129,7 @@ class Builder:
 
     Attributes:
         version: of the installed package.
+        timings: file of the timing cache, if there is to be one.
 
     Raises:
         BackendError: it is not installed or cannot be loaded.
@@ -138,6 +141,7 @@ class Builder:
         except (ImportError, OSError) as error:
             raise BackendError(f"{kind} cannot be used ({error}): pip install 'trt-var[{engines.EXTRAS[kind]}]'") from error
         self._kind = kind
+        self.timings: Path | None = None
         self.version: str = self._trt.__version__
         self._logger = engines.make_logger(self._trt)
         self._builder = self._trt.Builder(self._logger)
@@ -188,11 +192,22 @@ class Builder:
             raise ExportError(f"{self._kind} cannot build {graph.name}: {self._logger.last()}")
         with plan.open("wb") as file:
             file.write(memoryview(serialized))
+        self._keep_timings(config)
         return dict(self._logger.layers), self._logger.scratch
+
+    def _keep_timings(self, config: Any) -> None:
+        """Write what was timed beside the engines, for the next build; TensorRT-RTX times nothing."""
+        if self.timings:
+            part = self.timings.with_suffix(".part")
+            part.write_bytes(memoryview(config.get_timing_cache().serialize()))
+            part.replace(self.timings)
 
     def _config(self, profiles: tuple[Profile, ...], target: str) -> Any:
         config = self._builder.create_builder_config()
         config.clear_flag(self._trt.BuilderFlag.TF32)  # it would round float32 products to 10 bits
+        if self.timings:
+            known = self.timings.read_bytes() if self.timings.is_file() else b""
+            config.set_timing_cache(config.create_timing_cache(known), False)
         config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED
         if self._kind == "rtx":
             config.num_compute_capabilities = 1
@@ -212,6 +227,7 @@ class Simulation:
     """Stands for the builder where engines are only simulated: plans say which graph to run, and for which shapes."""
 
     version = simulated.__version__
+    timings: Path | None = None
 
     def target(self, wanted: str | None) -> str:
         if wanted:

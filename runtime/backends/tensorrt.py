@@ -369,7 +369,7 @@ def create(bundle: Bundle | None = None) -> Backend:
         if folder.is_dir():
             return TensorRT(trt, device, bundle, folder, _record(folder, bundle, kind, trt.__version__, device.target))
         missing.append(f"no {folder.name} engines")
-    there = sorted(path.name for path in (bundle.path / engines.FOLDER).glob("*-*")) if bundle else []
+    there = sorted(path.name for path in (bundle.path / engines.FOLDER).glob("*-*") if path.is_dir()) if bundle else []
     advice = (
         f"; the bundle has {', '.join(there) or 'none'}; {rebuild(bundle, cast(Kind, device.kinds[0]))}" if bundle else ""
     )

@@ -20,6 +20,7 @@ def add(subparsers: Any, name: str) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
+    from trt_var import engines
     from trt_var.bundle import Bundle
     from trt_var.manifest import default_n_draft
     from trt_var.memory import need
@@ -40,6 +41,13 @@ def _info(options: argparse.Namespace) -> None:
     print(f"n-draft     {', '.join(map(str, manifest.serves))}")
     print(f"top-k       up to {manifest.max_top_k}")
     print(f"checksums   {len(manifest.files)} files as built")
+    for folder in sorted((bundle.path / engines.FOLDER).glob(f"*/{engines.RECORD}")):
+        record = engines.read_record(folder.parent)
+        size, served = sum(engine.size for engine in record.engines.values()), ", ".join(map(str, record.serves))
+        print(
+            f"engines     {folder.parent.name}: {len(record.engines)}, {size / MIB:.0f} MiB, N = {served}, batches of "
+            f"{record.batch.smallest} to {record.batch.largest}"
+        )
     n_draft = default_n_draft(manifest)
     print(f"\nmemory at n-draft {n_draft}, MiB (what an engine adds of its own is not counted)")
     print("batch  weights  cache  activations  total")
