@@ -34,7 +34,7 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build/types && mkdir -p build/types/trt_var
-	ln -s $(CURDIR)/runtime/* $(CURDIR)/export $(CURDIR)/training build/types/trt_var/
+	ln -s $(CURDIR)/runtime/* $(CURDIR)/export $(CURDIR)/training $(CURDIR)/calibration build/types/trt_var/
 	$(BIN)/mypy
 
 $(VENV)/.ready: pyproject.toml constraints.txt

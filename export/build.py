@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from trt_var import manifest as manifests
-from trt_var.errors import BackendError, BundleExistsError, OutputError, UsageError
+from trt_var.errors import BackendError, BundleExistsError, UsageError
 from trt_var.export.recipe import Progress, Recipe, Silent
+from trt_var.files import appearing
 
 MAX_TOP_K = 3840  # TensorRT's TopK takes no more
 
@@ -33,17 +32,8 @@ def build(recipe: Recipe, progress: Progress | None = None) -> Path:
         raise BackendError(f"building needs PyTorch and ONNX ({error}): pip install 'trt-var[export]'") from error
 
     workshop = Workshop.open(recipe, progress or Silent())
-    try:
-        recipe.out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=recipe.out.parent, prefix=f".{recipe.out.name}.building-"))
-        try:
-            workshop.fill(folder)
-            folder.chmod(0o755)
-            _put_in_place(folder, recipe.out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {recipe.out}: {error.strerror or error}") from error
+    with appearing(recipe.out) as folder:
+        workshop.fill(folder)
     return recipe.out
 
 
@@ -57,22 +47,6 @@ def _check(recipe: Recipe) -> None:
         raise BundleExistsError(f"{recipe.out} exists; choose another --out, or --force to replace the bundle there")
     if recipe.out.exists() and not (recipe.out / manifests.FILE_NAME).is_file():
         raise BundleExistsError(f"{recipe.out} exists and is no bundle; --force replaces bundles only")
-
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    """Rename a finished folder; an older bundle steps aside first and goes when the new one is there."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.replaced-"))
-    out.rename(aside / out.name)
-    try:
-        folder.rename(out)
-    except OSError:
-        (aside / out.name).rename(out)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +17,9 @@ import msgspec
 from trt_var import engines, simulated
 from trt_var.bundle import Bundle, file_sha256
 from trt_var.engines import Batch, Engine, Kind, Profile, Record
-from trt_var.errors import BackendError, BundleExistsError, ExportError, OutputError, UsageError
+from trt_var.errors import BackendError, BundleExistsError, ExportError, UsageError
 from trt_var.export.recipe import Progress, Silent
+from trt_var.files import appearing
 from trt_var.manifest import Graph, Manifest
 
 log = logging.getLogger(__name__)
@@ -70,7 +67,7 @@ def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Pat
     out = engines.folder(bundle.path, recipe.kind, builder.version, target)
     if out.exists() and not recipe.force:
         raise BundleExistsError(f"{out} exists; --force replaces the engines there")
-    with _appearing(out) as folder:
+    with appearing(out) as folder:
         if recipe.kind == "tensorrt":
             builder.timings = out.with_suffix(f"{out.suffix}.timings")
         built = {}
@@ -104,24 +101,6 @@ def _graphs(manifest: Manifest, recipe: EngineRecipe) -> dict[str, Graph]:
     if unknown:
         raise UsageError(f"there is no graph {', '.join(unknown)}; the bundle holds {', '.join(known)}")
     return {name: known[name] for name in recipe.graphs or known}
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder that takes the place of ``out`` when the block ends well, and disappears when it does not."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.building-"))
-        try:
-            yield folder
-            folder.chmod(0o755)
-            if out.exists():
-                shutil.rmtree(out)
-            folder.rename(out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
 
 
 class Builder:

@@ -72,6 +72,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     class_names: str | None = None
     report: str | None = None
     judge: Judge | None = None
+    quantised: dict[Role, dict[str, str]] | None = None
 
 
 def default_n_draft(manifest: Manifest) -> int:

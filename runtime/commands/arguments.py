@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from trt_var.manifest import Manifest
     from trt_var.sampling import Sampling
 
-BACKENDS = ("auto", "onnxruntime", "openvino")
+BACKENDS = ("auto", "tensorrt", "onnxruntime", "openvino")
 
 
 def add_engines(parser: argparse.ArgumentParser) -> None:

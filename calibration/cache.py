@@ -1,0 +1,88 @@
+"""Statistics on disk, with what they were taken from: they are refused for other weights or another recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from trt_var.calibration.observe import Observed
+from trt_var.calibration.statistics import Statistics
+from trt_var.errors import DataError
+from trt_var.images import replacing
+from trt_var.manifest import Manifest, Role
+
+SCHEMA = 1
+MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What was drawn."""
+
+    n_draft: int
+    samples: int
+    seed: int
+    cfg: float
+    top_k: int
+    top_p: float
+
+
+def weights_identity(manifest: Manifest) -> str:
+    """A digest of where all weights came from; the same for every precision of one pair."""
+    origins: list[Any] = [manifest.vae_origin, *((role, model.origin) for role, model in sorted(manifest.models.items()))]
+    return hashlib.sha256(msgspec.json.encode(origins, order="sorted")).hexdigest()
+
+
+def save(path: Path, manifest: Manifest, recipe: Recipe, observed: Observed) -> None:
+    """Write statistics; the file appears whole or not at all."""
+    arrays: dict[str, Any] = {
+        "provenance": np.frombuffer(
+            msgspec.json.encode({"schema": SCHEMA, "weights": weights_identity(manifest), **asdict(recipe)}), np.uint8
+        )
+    }
+    for role, found in observed.items():
+        for name, one in found.items():
+            arrays |= {
+                f"{role}/{name}/channels": one.channels,
+                f"{role}/{name}/histogram": one.histogram,
+                f"{role}/{name}/edge": np.float64(one.edge),
+                f"{role}/{name}/rows": one.rows,
+            }
+    with replacing(path) as file:
+        np.savez(file, **arrays)
+
+
+def load(path: Path, manifest: Manifest) -> tuple[Recipe, Observed]:
+    """Read statistics that belong to a bundle's weights.
+
+    Raises:
+        DataError: not such a file, damaged, or of other weights.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path} is larger than {MAX_BYTES} bytes: not calibration statistics")
+        with np.load(path, allow_pickle=False) as arrays:
+            provenance = msgspec.json.decode(arrays["provenance"].tobytes())
+            if provenance.pop("schema") != SCHEMA:
+                raise DataError(f"{path} is of another version; calibrate again")
+            if provenance.pop("weights") != weights_identity(manifest):
+                raise DataError(f"{path} was taken from other weights than this bundle's; calibrate this one")
+            observed: Observed = {}
+            for key in (key for key in arrays.files if key.endswith("/channels")):
+                prefix = key.removesuffix("/channels")
+                role, _, name = prefix.partition("/")
+                one = Statistics(len(arrays[key]))
+                one.channels, one.histogram, one.rows = (
+                    arrays[f"{prefix}/{part}"] for part in ("channels", "histogram", "rows")
+                )
+                one.edge = float(arrays[f"{prefix}/edge"])
+                known: Role = "drafter" if role == "drafter" else "refiner"
+                observed.setdefault(known, {})[name] = one
+            return Recipe(**provenance), observed
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile, msgspec.DecodeError) as error:
+        raise DataError(f"{path} does not hold calibration statistics ({error})") from error

@@ -1,0 +1,83 @@
+"""Outliers of activations moved into the weights (SmoothQuant, arXiv 2211.10438), where folding costs nothing at run time.
+
+The inputs of qkv, fc1 and head come from AdaLN, whose scale and shift are rows of the class table: the table is divided, the
+weight multiplied. The input of proj is a mean of values, so the factor goes into the values' columns of qkv. fc2's input
+passes through GELU, so nothing is exact there and it stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from trt_var.calibration.statistics import METHODS, Statistics
+
+Floats = NDArray[np.float32]
+FOLDED = ("qkv", "proj", "fc1", "head")
+ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6)
+LARGEST = 127
+LEAST = 1e-5  # magnitudes below are taken as this
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one layer is quantised.
+
+    Attributes:
+        factors: float32 [inputs], what its input is divided by and its weight multiplied; None for none.
+        alpha: share of the outliers that moved, 0 for none.
+        scale: of the int8 activations.
+        error: relative, root of the mean square over the rows that were kept.
+    """
+
+    factors: Floats | None
+    alpha: float
+    scale: float
+    error: float
+
+
+def factors(statistics: Statistics, weight: Floats, alpha: float) -> Floats:
+    """What every input channel is divided by, around 1."""
+    activations = np.maximum(statistics.channels, LEAST)
+    weights = np.maximum(np.abs(weight).max(1), LEAST)
+    found = activations**alpha / weights ** (1 - alpha)
+    around: Floats = np.clip(found / np.median(found), 1e-3, 1e3).astype(np.float32)
+    return around
+
+
+def quantise_weight(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """int8 [inputs, outputs] and the scale of every output."""
+    scale = np.maximum(np.abs(weight).max(0), LEAST**2) / LARGEST
+    return np.clip(np.rint(weight / scale), -LARGEST, LARGEST).astype(np.int8), scale.astype(np.float32)
+
+
+def plan(statistics: Statistics, weight: Floats, alpha: float, method: str) -> Plan:
+    """The best threshold for one α: the method's without migration, a clip of the largest magnitude with it."""
+    if alpha == 0:
+        return _planned(statistics, weight, None, 0.0, METHODS[method](statistics))
+    moved = factors(statistics, weight, alpha)
+    largest = float((statistics.channels / moved).max(initial=0))
+    tried = [
+        _planned(statistics, weight, moved, alpha, clip * largest) for clip in (CLIPS if method != "minmax" else (1.0,))
+    ]
+    return min(tried, key=lambda one: one.error)
+
+
+def best_alpha(layers: list[tuple[Statistics, Floats]], method: str) -> float:
+    """The α, 0 for none, with the least error over the layers of a group."""
+    errors = {alpha: sum(plan(*layer, alpha, method).error ** 2 for layer in layers) for alpha in (0.0, *ALPHAS)}
+    return min(errors, key=lambda alpha: errors[alpha])
+
+
+def _planned(statistics: Statistics, weight: Floats, moved: Floats | None, alpha: float, threshold: float) -> Plan:
+    scale = max(threshold, LEAST) / LARGEST
+    rows = statistics.rows
+    exact = rows @ weight
+    divided, multiplied = (rows, weight) if moved is None else (rows / moved, weight * moved[:, None])
+    quantised, scales = quantise_weight(multiplied)
+    rounded = np.clip(np.rint(divided / scale), -LARGEST, LARGEST).astype(np.float32) * np.float32(scale)
+    difference = rounded @ (quantised.astype(np.float32) * scales) - exact
+    error = float(np.sqrt((difference**2).mean() / max((exact**2).mean(), LEAST**2)))
+    return Plan(moved, alpha, scale, error)

@@ -1,0 +1,113 @@
+"""Statistics from the decoding chain: labels × seeds drawn through drafter and refiner, both branches of the guidance."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxruntime as ort
+from trt_var.backends.base import Buffer, Graph
+from trt_var.backends.onnxruntime import OnnxRuntime
+from trt_var.bundle import Bundle
+from trt_var.calibration.layers import Layer, layers
+from trt_var.calibration.statistics import Statistics
+from trt_var.errors import BackendError, UsageError
+from trt_var.manifest import Manifest, Role
+from trt_var.pipeline import Pipeline
+from trt_var.sampling import Sampling
+from trt_var.schedule import Schedule
+
+log = logging.getLogger(__name__)
+Observed = dict[Role, dict[str, Statistics]]
+MEMORY = 2e9  # bytes of activations that one pass may hand out
+FEWEST = 2
+MOST = 4096
+
+
+class ProbedGraph:
+    """A step graph whose layers' inputs are outputs too."""
+
+    def __init__(self, path: Path, statistics: dict[str, Statistics]) -> None:
+        model = ir.load(path)
+        self._statistics = statistics
+        self._layers: dict[str, Layer] = {}
+        for layer in layers(model):
+            value = layer.activation
+            value.type = value.type or ir.TensorType(layer.weight.dtype or ir.DataType.FLOAT)
+            model.graph.outputs.append(value)
+            self._layers[str(value.name)] = layer
+            statistics[layer.name] = Statistics(int(layer.weight.shape[0]))  # type: ignore[index, arg-type]
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        serialized = ir.to_proto(model).SerializeToString()
+        self._session = ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        binding = self._session.io_binding()
+        for name, buffer in inputs.items():
+            binding.bind_input(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)  # type: ignore[attr-defined]
+        for name, buffer in outputs.items():
+            binding.bind_output(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)  # type: ignore[attr-defined]
+        for name in self._layers:
+            binding.bind_output(name, "cpu")
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's own classes have no common base
+            raise BackendError(f"ONNX Runtime failed: {str(error).splitlines()[0]}") from error
+        found = dict(zip([*outputs, *self._layers], binding.get_outputs(), strict=True))
+        for name, layer in self._layers.items():
+            self._statistics[layer.name].add(layer.name, found[name].numpy())
+
+
+class Observer(OnnxRuntime):
+    """ONNX Runtime that watches the transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observed: Observed = {}
+
+    def load(self, path: Path, *, exact: bool = False) -> Graph:
+        if path.stem not in ("drafter", "refiner"):
+            return super().load(path, exact=exact)
+        role: Role = "drafter" if path.stem == "drafter" else "refiner"
+        self.observed[role] = {}
+        return ProbedGraph(path, self.observed[role])
+
+
+def observe(
+    bundle: Bundle,
+    n_draft: int,
+    samples: int,
+    sampling: Sampling,
+    seed: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> Observed:
+    """Draw ``samples`` images of evenly spread classes and remember what the layers saw, every token counting once.
+
+    Raises:
+        UsageError: too few or too many samples; an N or a setting out of range; a bundle that is quantised already.
+        DataError: an activation that is not finite, with its layer's name.
+    """
+    if not FEWEST <= samples <= MOST:
+        raise UsageError(f"{samples} samples; calibration takes {FEWEST} to {MOST}, and some dozens to be of use")
+    manifest, backend = bundle.manifest, Observer()
+    if manifest.quantised:
+        raise UsageError(f"{bundle.path} is quantised already; calibrate the bundle that it was made from")
+    few = samples < manifest.classes
+    labels = [i * manifest.classes // samples if few else i % manifest.classes for i in range(samples)]
+    with Pipeline(bundle, backend) as pipeline:
+        pipeline.generate(
+            labels, seeds=seed, n_draft=n_draft, sampling=sampling, batch_size=_batch(manifest), progress=progress
+        )
+    return backend.observed
+
+
+def _batch(manifest: Manifest) -> int:
+    """As many images at once as memory allows: a pass hands out every layer's input."""
+    tokens = Schedule(manifest.schedule).length
+    image = max(2 * tokens * 7 * model.width * model.depth * 4 for model in manifest.models.values())
+    return int(max(1, min(8, MEMORY // image)))

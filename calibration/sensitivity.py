@@ -1,0 +1,77 @@
+"""Which groups of layers bear int8: the error of the guided logits when one group alone is quantised, on equal history."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+from trt_var.backends.base import Graph
+from trt_var.backends.onnxruntime import OnnxGraph, OnnxRuntime
+from trt_var.bundle import Bundle
+from trt_var.calibration.layers import GROUPS
+from trt_var.calibration.observe import Observed
+from trt_var.calibration.quantise import Quantisation, quantise
+from trt_var.decoding import Request, arrays, decode
+from trt_var.manifest import Role
+from trt_var.pipeline import Pipeline
+from trt_var.sampling import Sampling, uniforms
+
+LIMIT = 0.1  # of the logits' standard deviation; groups above it stay in floating point
+Walk = tuple[list[NDArray[np.int32]], list[NDArray[np.float32]]]
+
+
+class LogitsBackend(OnnxRuntime):
+    """ONNX Runtime whose step graphs also return their guided logits."""
+
+    def load(self, path: Path, *, exact: bool = False) -> Graph:
+        if path.stem not in ("drafter", "refiner"):
+            return super().load(path, exact=exact)
+        model = ir.load(path)
+        (logits,) = (value for node in model.graph for value in node.outputs if value.name == "guided_logits")
+        logits.type = logits.type or ir.TensorType(ir.DataType.FLOAT)
+        model.graph.outputs.append(logits)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        serialized = ir.to_proto(model).SerializeToString()
+        return OnnxGraph(ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"]), "cpu")
+
+
+def walk(bundle: Bundle, labels: tuple[int, ...], n_draft: int, sampling: Sampling, teacher: Walk | None = None) -> Walk:
+    """Tokens and guided logits of every scale, [n, B] and [n, B, V]; on another walk's tokens if one is given."""
+    with Pipeline(bundle, LogitsBackend()) as pipeline:
+        chain = pipeline._chain(n_draft)
+        numbers = uniforms(range(len(labels)), bundle.schedule.length)
+        forced = None if teacher is None else np.concatenate(teacher[0])
+        request = Request(labels, numbers, n_draft, sampling, forced)
+        inputs = {name: chain.backend.upload(array) for name, array in arrays(chain, request).items()}
+        scales = list(decode(chain, n_draft, inputs, logits=True))
+        return [np.asarray(scale.tokens) for scale in scales], [np.asarray(scale.logits) for scale in scales]
+
+
+def errors(found: Walk, expected: Walk) -> list[float]:
+    """Per scale: root mean square difference of the guided logits over their standard deviation."""
+    return [float(np.sqrt(((a - b) ** 2).mean()) / b.std()) for a, b in zip(found[1], expected[1], strict=True)]
+
+
+def sweep(
+    bundle: Bundle, observed: Observed, wanted: Quantisation, n_draft: int, sampling: Sampling
+) -> Iterator[tuple[Role, str, float]]:
+    """Role, group and the worst scale's error when only that group is quantised."""
+    classes = bundle.manifest.classes
+    labels = tuple(i * classes // min(classes, 4) for i in range(min(classes, 4)))
+    expected = walk(bundle, labels, n_draft, sampling)
+    for role in observed:
+        for group in GROUPS:
+            with tempfile.TemporaryDirectory(prefix="trt-var-") as folder:
+                chosen: dict[Role, tuple[str, ...]] = {"drafter": (), "refiner": ()}
+                chosen[role] = (group,)
+                quantise(bundle, observed, replace(wanted, groups=chosen), Path(folder))
+                found = walk(Bundle.open(folder), labels, n_draft, sampling, expected)
+            yield role, group, max(errors(found, expected))

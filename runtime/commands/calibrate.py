@@ -1,0 +1,128 @@
+"""``trt-var calibrate``: a float bundle → one with int8 products."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt_var.commands import arguments
+from trt_var.errors import BackendError, BundleExistsError
+
+if TYPE_CHECKING:
+    from trt_var.bundle import Bundle
+    from trt_var.calibration.observe import Observed
+    from trt_var.calibration.quantise import Quantisation
+    from trt_var.manifest import Role
+    from trt_var.sampling import Sampling
+
+SAMPLES = 64
+
+
+def add(subparsers: Any, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="a bundle with int8 products (needs trt-var[cpu,export])",
+        description="Draw images through drafter and refiner, remember what every linear layer sees, move outliers into the "
+        "weights where that is free, and write a bundle with explicit Q/DQ operators. Groups of layers whose quantisation "
+        "alone disturbs the logits too much stay in floating point.",
+    )
+    parser.add_argument("--engines", type=Path, required=True, metavar="DIR", help="a float32 bundle, or digits")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle to write")
+    parser.add_argument("--n-draft", type=int, metavar="N", help="default: all scales but two")
+    add_options(parser)
+    parser.add_argument("--apply-to", type=Path, metavar="DIR", help="quantise this bundle of the same weights, e.g. fp16")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first image (default: 0)")
+    parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
+    arguments.add_sampling(parser)
+    parser.set_defaults(command=_calibrate, name=name)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What ``trt-var build --precision int8`` takes too."""
+    parser.add_argument(
+        "--calibrate", type=int, default=SAMPLES, metavar="n", help="images to draw for the ranges (default: %(default)s)"
+    )
+    parser.add_argument("--ranges", type=Path, metavar="FILE", help="read what was seen, or write it there (.npz)")
+    parser.add_argument("--mode", choices=("int8", "weights"), default="int8", help="weights: only they are int8")
+    parser.add_argument("--method", choices=("minmax", "percentile", "entropy"), default="percentile")
+    parser.add_argument("--alpha", type=float, metavar="A", help="share of outliers to migrate (default: searched)")
+    parser.add_argument(
+        "--groups", metavar="G,G,…", help="qkv, proj, fc1, fc2, head: quantise these (default: those that bear it; all: all)"
+    )
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from trt_var.bundle import Bundle
+    from trt_var.manifest import default_n_draft
+
+    bundle = Bundle.open(options.engines)
+    if options.n_draft is None:
+        options.n_draft = default_n_draft(bundle.manifest)
+    run(bundle, options, arguments.sampling(options, bundle.manifest))
+
+
+def run(bundle: Bundle, options: argparse.Namespace, sampling: Sampling) -> None:
+    """Calibrate, sweep, quantise; ``options`` are those of the command."""
+    from trt_var.bundle import Bundle
+
+    try:
+        from trt_var.calibration.quantise import Quantisation, quantise
+    except ImportError as error:
+        raise BackendError(f"calibration needs ONNX ({error}): pip install 'trt-var[cpu,export]'") from error
+    from trt_var.files import appearing
+    from trt_var.manifest import FILE_NAME
+
+    if options.out.exists() and not (options.force and (options.out / FILE_NAME).is_file()):
+        raise BundleExistsError(f"{options.out} exists; choose another --out, or --force to replace the bundle there")
+    wanted = Quantisation(options.mode, options.method, options.alpha, _groups(bundle, options.groups))
+    wanted.check()
+    target = Bundle.open(options.apply_to) if options.apply_to else bundle
+    observed = _observed(bundle, target, options, sampling)
+    if options.groups is None:
+        wanted = _bearing(bundle, observed, wanted, options.n_draft, sampling)
+    from tqdm import tqdm
+
+    layers = sum(len(found) for found in observed.values())
+    with appearing(options.out) as folder, tqdm(total=layers, desc="quantising", disable=None) as bar:
+        quantise(target, observed, wanted, folder, bar.update)
+    size = sum(path.stat().st_size for path in options.out.iterdir())
+    print(f"{options.out}: {size / 1e6:.1f} MB; next: trt-var eval --engines {options.out} --against {bundle.path}")
+
+
+def _observed(bundle: Bundle, target: Bundle, options: argparse.Namespace, sampling: Sampling) -> Observed:
+    from tqdm import tqdm
+    from trt_var.calibration import cache
+    from trt_var.calibration.observe import observe
+
+    if options.ranges and options.ranges.exists():
+        recipe, observed = cache.load(options.ranges, target.manifest)
+        print(f"{options.ranges}: {recipe.samples} images at N = {recipe.n_draft}")
+        return observed
+    with tqdm(total=options.calibrate, desc="calibrating", disable=None) as bar:
+        observed = observe(bundle, options.n_draft, options.calibrate, sampling, options.seed, bar.update)
+    if options.ranges:
+        recipe = cache.Recipe(options.n_draft, options.calibrate, options.seed, sampling.cfg, sampling.top_k, sampling.top_p)
+        cache.save(options.ranges, bundle.manifest, recipe, observed)
+    return observed
+
+
+def _bearing(bundle: Bundle, observed: Observed, wanted: Quantisation, n_draft: int, sampling: Sampling) -> Quantisation:
+    """All groups but those whose quantisation alone goes beyond the limit."""
+    from dataclasses import replace
+
+    from trt_var.calibration.sensitivity import LIMIT, sweep
+
+    chosen: dict[Role, tuple[str, ...]] = dict.fromkeys(observed, ())
+    for role, group, error in sweep(bundle, observed, wanted, n_draft, sampling):
+        kept = error > LIMIT
+        print(f"{role:8} {group:5} alone: logits off by {error:.3f} deviations{', stays in floating point' if kept else ''}")
+        if not kept:
+            chosen[role] = (*chosen[role], group)
+    return replace(wanted, groups=chosen)
+
+
+def _groups(bundle: Bundle, text: str | None) -> dict[Role, tuple[str, ...]] | None:
+    if text is None or text == "all":
+        return None
+    return dict.fromkeys(bundle.manifest.models, tuple(part.strip() for part in text.split(",")))
