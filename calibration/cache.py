@@ -84,5 +84,5 @@ def load(path: Path, manifest: Manifest) -> tuple[Recipe, Observed]:
                 known: Role = "drafter" if role == "drafter" else "refiner"
                 observed.setdefault(known, {})[name] = one
             return Recipe(**provenance), observed
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile, msgspec.DecodeError) as error:
+    except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, msgspec.DecodeError) as error:
         raise DataError(f"{path} does not hold calibration statistics ({error})") from error
