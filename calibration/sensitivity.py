@@ -22,6 +22,7 @@ from trt_var.manifest import Role
 from trt_var.pipeline import Pipeline
 from trt_var.sampling import Sampling, uniforms
 
+LABELS = 4  # that errors are taken from
 LIMIT = 0.1  # of the logits' standard deviation; groups above it stay in floating point
 Walk = tuple[list[NDArray[np.int32]], list[NDArray[np.float32]]]
 
@@ -60,12 +61,22 @@ def errors(found: Walk, expected: Walk) -> list[float]:
     return [float(np.sqrt(((a - b) ** 2).mean()) / b.std()) for a, b in zip(found[1], expected[1], strict=True)]
 
 
+def agreement(found: Walk, expected: Walk) -> list[float]:
+    """Per scale: share of equal tokens."""
+    return [float((a == b).mean()) for a, b in zip(found[0], expected[0], strict=True)]
+
+
+def some_labels(bundle: Bundle) -> tuple[int, ...]:
+    """A few labels, spread over the classes."""
+    count = min(bundle.manifest.classes, LABELS)
+    return tuple(i * bundle.manifest.classes // count for i in range(count))
+
+
 def sweep(
     bundle: Bundle, observed: Observed, wanted: Quantisation, n_draft: int, sampling: Sampling
 ) -> Iterator[tuple[Role, str, float]]:
     """Role, group and the worst scale's error when only that group is quantised."""
-    classes = bundle.manifest.classes
-    labels = tuple(i * classes // min(classes, 4) for i in range(min(classes, 4)))
+    labels = some_labels(bundle)
     expected = walk(bundle, labels, n_draft, sampling)
     for role in observed:
         for group in GROUPS:

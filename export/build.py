@@ -25,7 +25,7 @@ def build(recipe: Recipe, progress: Progress | None = None) -> Path:
         ExportError: a graph disagrees with the torch model.
         OutputError: the target cannot be written.
     """
-    _check(recipe)
+    check(recipe)
     try:
         from trt_var.export.workshop import Workshop  # imports torch; a bad request is told without it
     except ImportError as error:
@@ -37,8 +37,8 @@ def build(recipe: Recipe, progress: Progress | None = None) -> Path:
     return recipe.out
 
 
-def _check(recipe: Recipe) -> None:
-    """Refuse before anything is fetched or traced."""
+def check(recipe: Recipe) -> None:
+    """Refuse before anything is fetched or traced: raises UsageError, BundleExistsError."""
     if not 1 <= recipe.max_top_k <= MAX_TOP_K:
         raise UsageError(f"--max-top-k is {recipe.max_top_k}; expected 1 to {MAX_TOP_K}, what TensorRT's TopK takes")
     if recipe.finetuned is not None and recipe.refiner is None:

@@ -194,9 +194,9 @@ def _three(shapes: Sequence[Shape]) -> tuple[Shape, Shape, Shape]:
 
 def _kind(line: str) -> str:
     """``attention Half`` and the like from a line of the builder's account: name, types of inputs and outputs."""
-    name = line.split(",", 1)[0]
+    named = line.split(", Inputs:", 1)[0]
     kinds = {"attention": ("_mha", "fmha"), "gemm": ("Fc", "gemm", "gemv", "MatMul"), "conv": ("Conv", "conv")}
-    kind = next((kind for kind, parts in kinds.items() if any(part in name for part in parts)), "other")
+    kind = next((kind for kind, parts in kinds.items() if any(part in named for part in parts)), "other")
     types = _TYPE.findall(line)
     return f"{kind} {types[0]}" if types and kind != "other" else kind
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_var.commands import engines
+from trt_var.commands import calibrate, engines
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+    from trt_var.export.recipe import Recipe
     from trt_var.schedule import Schedule
 
 MAX_SIDE = 256
@@ -37,8 +39,12 @@ def add(subparsers: Any, name: str) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: engines/<drafter>-<refiner>)")
     parser.add_argument(
-        "--precision", choices=("fp32", "fp16"), default="fp32", help="of products and cache (default: fp32)"
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="of products and cache (default: fp32); int8: fp32 calibrated as trt-var calibrate does, with:",
     )
+    calibrate.add_options(parser)
     parser.add_argument("--max-top-k", type=int, default=1024, metavar="K", help="ceiling of top-k (default: 1024)")
     parser.add_argument("--schedule", type=_schedule, metavar="1,2,…", help="patch sides, if the checkpoint does not tell")
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
@@ -49,7 +55,6 @@ def add(subparsers: Any, name: str) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from trt_var.export.build import build
     from trt_var.export.recipe import Recipe
 
     tuned = None if options.finetuned is None else f"n{options.finetuned}"
@@ -57,14 +62,44 @@ def _build(options: argparse.Namespace) -> None:
     out = options.out or Path("engines") / "-".join(names)
     fields = ("drafter", "refiner", "vae", "precision", "max_top_k", "finetuned", "schedule", "force", "compare")
     started = time.monotonic()
-    bars = Bars()
-    try:
-        build(Recipe(out=out, **{field: getattr(options, field) for field in fields}), bars)
-    finally:
-        bars.close()
+    recipe = Recipe(out=out, **{field: getattr(options, field) for field in fields})
+    if options.precision == "int8":
+        _build_int8(recipe, options)
+    else:
+        _build_float(recipe)
     print(f"{out} built in {time.monotonic() - started:.0f} s; next: trt-var run --engines {out}")
     if options.tensorrt:
         engines.build(out, options, force=options.force)
+
+
+def _build_float(recipe: Recipe) -> None:
+    from trt_var.export.build import build
+
+    bars = Bars()
+    try:
+        build(recipe, bars)
+    finally:
+        bars.close()
+
+
+def _build_int8(recipe: Recipe, options: argparse.Namespace) -> None:
+    """A float bundle beside the target, which goes when it has been calibrated."""
+    from dataclasses import replace
+
+    from trt_var.bundle import Bundle
+    from trt_var.export.build import check
+    from trt_var.manifest import default_n_draft
+    from trt_var.sampling import preset
+
+    check(recipe)
+    recipe.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{recipe.out.name}.float-", dir=recipe.out.parent) as folder:
+        base = Path(folder) / "bundle"
+        _build_float(replace(recipe, out=base, precision="fp32"))
+        bundle = Bundle.open(base)
+        options.out, options.apply_to, options.seed = recipe.out, None, 0
+        options.n_draft = default_n_draft(bundle.manifest)
+        calibrate.run(bundle, options, preset("default", len(bundle.manifest.schedule), bundle.manifest.vocabulary))
 
 
 class Bars:

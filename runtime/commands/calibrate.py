@@ -86,8 +86,20 @@ def run(bundle: Bundle, options: argparse.Namespace, sampling: Sampling) -> None
     layers = sum(len(found) for found in observed.values())
     with appearing(options.out) as folder, tqdm(total=layers, desc="quantising", disable=None) as bar:
         quantise(target, observed, wanted, folder, bar.update)
+    _compare(bundle, Bundle.open(options.out), options.n_draft, sampling)
     size = sum(path.stat().st_size for path in options.out.iterdir())
-    print(f"{options.out}: {size / 1e6:.1f} MB; next: trt-var eval --engines {options.out} --against {bundle.path}")
+    print(f"{options.out}: {size / 1e6:.1f} MB; next: trt-var run --engines {options.out}")
+
+
+def _compare(bundle: Bundle, quantised: Bundle, n_draft: int, sampling: Sampling) -> None:
+    """What all of it costs, by scale."""
+    from trt_var.calibration.sensitivity import agreement, errors, some_labels, walk
+
+    labels = some_labels(bundle)
+    expected = walk(bundle, labels, n_draft, sampling)
+    found = walk(quantised, labels, n_draft, sampling, expected)
+    for scale, (error, equal) in enumerate(zip(errors(found, expected), agreement(found, expected), strict=True)):
+        print(f"scale {scale}: on equal history logits off by {error:.3f} deviations, {equal:.1%} of the tokens equal")
 
 
 def _observed(bundle: Bundle, target: Bundle, options: argparse.Namespace, sampling: Sampling) -> Observed:
