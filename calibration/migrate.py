@@ -55,29 +55,25 @@ def quantise_weight(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
 
 def plan(statistics: Statistics, weight: Floats, alpha: float, method: str) -> Plan:
     """The best threshold for one α: the method's without migration, a clip of the largest magnitude with it."""
+    rows, exact = statistics.rows, statistics.rows @ weight
     if alpha == 0:
-        return _planned(statistics, weight, None, 0.0, METHODS[method](statistics))
-    moved = factors(statistics, weight, alpha)
-    largest = float((statistics.channels / moved).max(initial=0))
-    tried = [
-        _planned(statistics, weight, moved, alpha, clip * largest) for clip in (CLIPS if method != "minmax" else (1.0,))
-    ]
-    return min(tried, key=lambda one: one.error)
+        moved, thresholds = None, [METHODS[method](statistics)]
+    else:
+        moved = factors(statistics, weight, alpha)
+        largest = float((statistics.channels / moved).max(initial=0))
+        thresholds = [clip * largest for clip in (CLIPS if method != "minmax" else CLIPS[:1])]
+        rows, weight = rows / moved, weight * moved[:, None]
+    quantised, scales = quantise_weight(weight)
+    restored = quantised.astype(np.float32) * scales
+    found = {max(threshold, LEAST) / LARGEST: 0.0 for threshold in thresholds}
+    for scale in found:
+        rounded = np.clip(np.rint(rows / scale), -LARGEST, LARGEST).astype(np.float32) * np.float32(scale)
+        found[scale] = float(np.sqrt(((rounded @ restored - exact) ** 2).mean() / max((exact**2).mean(), LEAST**2)))
+    best = min(found, key=lambda scale: found[scale])
+    return Plan(moved, alpha, best, found[best])
 
 
 def best_alpha(layers: list[tuple[Statistics, Floats]], method: str) -> float:
     """The α, 0 for none, with the least error over the layers of a group."""
     errors = {alpha: sum(plan(*layer, alpha, method).error ** 2 for layer in layers) for alpha in (0.0, *ALPHAS)}
     return min(errors, key=lambda alpha: errors[alpha])
-
-
-def _planned(statistics: Statistics, weight: Floats, moved: Floats | None, alpha: float, threshold: float) -> Plan:
-    scale = max(threshold, LEAST) / LARGEST
-    rows = statistics.rows
-    exact = rows @ weight
-    divided, multiplied = (rows, weight) if moved is None else (rows / moved, weight * moved[:, None])
-    quantised, scales = quantise_weight(multiplied)
-    rounded = np.clip(np.rint(divided / scale), -LARGEST, LARGEST).astype(np.float32) * np.float32(scale)
-    difference = rounded @ (quantised.astype(np.float32) * scales) - exact
-    error = float(np.sqrt((difference**2).mean() / max((exact**2).mean(), LEAST**2)))
-    return Plan(moved, alpha, scale, error)
