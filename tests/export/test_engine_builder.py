@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
-from trt_var import BackendError, UsageError, engines
-from trt_var.bundle import PACKAGED, file_sha256
+from trt_var import BackendError, Sampling, UsageError, engines
+from trt_var.bundle import PACKAGED, Bundle, file_sha256
+from trt_var.calibration.observe import observe
+from trt_var.calibration.quantise import Quantisation, quantise
 from trt_var.cli import main
 from trt_var.engines import Batch, Record
 from trt_var.errors import BundleExistsError, ExportError, OutputError
@@ -82,6 +84,21 @@ class TestRtx:
             assert layers["gemm Float"] <= runs, layers
             assert layers["gemm Half"] > 3 * layers["gemm Float"], layers
         assert record.engines["decoder"].layers.get("conv Float", 0) <= 1, record.engines["decoder"].layers
+
+    @pytest.mark.parametrize("target", ["sm89", "sm120"])
+    def test_int8_products(self, tmp_path: Path, target: str) -> None:
+        """Every quantised layer is an int8 product; left in float32 are attention's two a block and the embedding."""
+        bundle, out = Bundle.open(PACKAGED / "digits"), tmp_path / "int8"
+        out.mkdir()
+        quantise(bundle, observe(bundle, 4, 4, Sampling(top_k=100)), Quantisation(), out)
+        recipe = EngineRecipe(out, "rtx", target, Batch(1, 2, 4), ("drafter", "refiner"), (4,))
+        record = engines.read_record(build_engines(recipe))
+        for role, model in bundle.manifest.models.items():
+            layers, engine = record.engines[role].layers, record.engines[role]
+            runs, rest = divmod(layers["gemm Int8"], 4 * model.depth + 1)
+            assert rest == 0, layers
+            assert runs >= len(engine.profiles), layers
+            assert layers["gemm Float"] <= runs * (2 * model.depth + 1), layers
 
     def test_weights_are_shared_by_profiles(self, digits: Path, tmp_path: Path) -> None:
         """Not six times the weights: what profiles add is code, which small models feel more than large ones."""
