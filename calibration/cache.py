@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Recipe:
-    """What was drawn."""
+    """What is drawn, and how much of it was."""
 
     n_draft: int
     samples: int
@@ -30,6 +30,7 @@ class Recipe:
     cfg: float
     top_k: int
     top_p: float
+    done: int
 
 
 def weights_identity(manifest: Manifest) -> str:
@@ -52,6 +53,7 @@ def save(path: Path, manifest: Manifest, recipe: Recipe, observed: Observed) -> 
                 f"{role}/{name}/histogram": one.histogram,
                 f"{role}/{name}/edge": np.float64(one.edge),
                 f"{role}/{name}/rows": one.rows,
+                f"{role}/{name}/seen": np.array([one.seen, one.stride]),
             }
     with replacing(path) as file:
         np.savez(file, **arrays)
@@ -81,6 +83,7 @@ def load(path: Path, manifest: Manifest) -> tuple[Recipe, Observed]:
                     arrays[f"{prefix}/{part}"] for part in ("channels", "histogram", "rows")
                 )
                 one.edge = float(arrays[f"{prefix}/edge"])
+                one.seen, one.stride = arrays[f"{prefix}/seen"].tolist()
                 known: Role = "drafter" if role == "drafter" else "refiner"
                 observed.setdefault(known, {})[name] = one
             return Recipe(**provenance), observed

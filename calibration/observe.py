@@ -38,7 +38,7 @@ class ProbedGraph:
             value.type = value.type or ir.TensorType(layer.weight.dtype or ir.DataType.FLOAT)
             model.graph.outputs.append(value)
             self._layers[str(value.name)] = layer
-            statistics[layer.name] = Statistics(int(layer.weight.shape[0]))  # type: ignore[index, arg-type]
+            statistics.setdefault(layer.name, Statistics(int(layer.weight.shape[0])))  # type: ignore[index, arg-type]
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False
@@ -66,16 +66,15 @@ class ProbedGraph:
 class Observer(OnnxRuntime):
     """ONNX Runtime that watches the transformers."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Observed) -> None:
         super().__init__()
-        self.observed: Observed = {}
+        self.observed = before
 
     def load(self, path: Path, *, exact: bool = False) -> Graph:
         if path.stem not in ("drafter", "refiner"):
             return super().load(path, exact=exact)
         role: Role = "drafter" if path.stem == "drafter" else "refiner"
-        self.observed[role] = {}
-        return ProbedGraph(path, self.observed[role])
+        return ProbedGraph(path, self.observed.setdefault(role, {}))
 
 
 def observe(
@@ -84,9 +83,14 @@ def observe(
     samples: int,
     sampling: Sampling,
     seed: int = 0,
-    progress: Callable[[int], object] | None = None,
+    before: tuple[int, Observed] = (0, {}),
+    keep: Callable[[int, Observed], object] = lambda done, observed: None,
 ) -> Observed:
     """Draw ``samples`` images of evenly spread classes and remember what the layers saw, every token counting once.
+
+    Args:
+        before: how many of them an earlier run has drawn, and what it saw, to go on from.
+        keep: called after every batch with how many are done, and what was seen so far.
 
     Raises:
         UsageError: too few or too many samples; an N or a setting out of range; a bundle that is quantised already.
@@ -94,15 +98,17 @@ def observe(
     """
     if not FEWEST <= samples <= MOST:
         raise UsageError(f"{samples} samples; calibration takes {FEWEST} to {MOST}, and some dozens to be of use")
-    manifest, backend = bundle.manifest, Observer()
+    done, found = before
+    manifest, backend, size = bundle.manifest, Observer(dict(found)), _batch(bundle.manifest)
     if manifest.quantised:
         raise UsageError(f"{bundle.path} is quantised already; calibrate the bundle that it was made from")
     few = samples < manifest.classes
     labels = [i * manifest.classes // samples if few else i % manifest.classes for i in range(samples)]
     with Pipeline(bundle, backend) as pipeline:
-        pipeline.generate(
-            labels, seeds=seed, n_draft=n_draft, sampling=sampling, batch_size=_batch(manifest), progress=progress
-        )
+        for start in range(done, samples, size):
+            batch = labels[start : start + size]
+            pipeline.generate(batch, seeds=seed + start, n_draft=n_draft, sampling=sampling, batch_size=size)
+            keep(start + len(batch), backend.observed)
     return backend.observed
 
 

@@ -18,6 +18,7 @@ class Statistics:
         channels: float32 [C], largest magnitudes.
         histogram: int64 [BINS] of magnitudes from 0 to ``edge``.
         rows: float32 [up to ROWS, C], evenly spread over what was seen.
+        seen, stride: how many rows there were, and every how many one is kept.
     """
 
     def __init__(self, channels: int) -> None:
@@ -25,8 +26,8 @@ class Statistics:
         self.histogram = np.zeros(BINS, np.int64)
         self.edge = 0.0
         self.rows: NDArray[np.float32] = np.zeros((0, channels), np.float32)
-        self._seen = 0
-        self._stride = 1
+        self.seen = 0
+        self.stride = 1
 
     def add(self, name: str, values: NDArray[np.floating]) -> None:
         """Take in [.., C].
@@ -54,12 +55,12 @@ class Statistics:
             self.histogram += np.bincount(bins, minlength=BINS)
 
     def _keep(self, rows: NDArray[np.float32]) -> None:
-        wanted = np.arange(-self._seen % self._stride, len(rows), self._stride)
+        wanted = np.arange(-self.seen % self.stride, len(rows), self.stride)
         self.rows = np.concatenate((self.rows, rows[wanted]))
-        self._seen += len(rows)
+        self.seen += len(rows)
         while len(self.rows) > ROWS:
             self.rows = self.rows[::2].copy()
-            self._stride *= 2
+            self.stride *= 2
 
 
 def minmax(statistics: Statistics) -> float:

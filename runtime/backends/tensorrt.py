@@ -143,7 +143,8 @@ class TensorRT:
         entry = self.record.engines.get(name)
         if entry is None:
             raise BundleError(f"{self._folder} has no engine {name}; {self._rebuild()}")
-        changed = [file for file, sha256 in entry.sources.items() if self._bundle.manifest.files[file].sha256 != sha256]
+        files = self._bundle.manifest.files
+        changed = [name for name, sha256 in entry.sources.items() if name not in files or files[name].sha256 != sha256]
         if changed:
             raise BundleError(f"engine {name} was built from another {' and '.join(changed)}; {self._rebuild()}")
         path = self._folder / Path(entry.plan).name

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_var.commands import arguments
-from trt_var.errors import BackendError, BundleExistsError
+from trt_var.errors import BackendError, BundleExistsError, UsageError
 
 if TYPE_CHECKING:
     from trt_var.bundle import Bundle
@@ -103,20 +103,32 @@ def _compare(bundle: Bundle, quantised: Bundle, n_draft: int, sampling: Sampling
 
 
 def _observed(bundle: Bundle, target: Bundle, options: argparse.Namespace, sampling: Sampling) -> Observed:
+    from dataclasses import replace
+
     from tqdm import tqdm
     from trt_var.calibration import cache
     from trt_var.calibration.observe import observe
 
+    wanted = cache.Recipe(
+        options.n_draft, options.calibrate, options.seed, sampling.cfg, sampling.top_k, sampling.top_p, options.calibrate
+    )
+    before: tuple[int, Observed] = (0, {})
     if options.ranges and options.ranges.exists():
         recipe, observed = cache.load(options.ranges, target.manifest)
-        print(f"{options.ranges}: {recipe.samples} images at N = {recipe.n_draft}")
-        return observed
-    with tqdm(total=options.calibrate, desc="calibrating", disable=None) as bar:
-        observed = observe(bundle, options.n_draft, options.calibrate, sampling, options.seed, bar.update)
-    if options.ranges:
-        recipe = cache.Recipe(options.n_draft, options.calibrate, options.seed, sampling.cfg, sampling.top_k, sampling.top_p)
-        cache.save(options.ranges, bundle.manifest, recipe, observed)
-    return observed
+        print(f"{options.ranges}: {recipe.done} of {recipe.samples} images at N = {recipe.n_draft}")
+        if recipe.done == recipe.samples:
+            return observed
+        if replace(recipe, done=wanted.done) != wanted:
+            raise UsageError(f"{options.ranges} was begun with other settings ({recipe}); give the same, or remove it")
+        before = (recipe.done, observed)
+    with tqdm(total=options.calibrate, initial=before[0], desc="calibrating", disable=None) as bar:
+
+        def keep(done: int, observed: Observed) -> None:
+            bar.update(done - bar.n)
+            if options.ranges:
+                cache.save(options.ranges, bundle.manifest, replace(wanted, done=done), observed)
+
+        return observe(bundle, options.n_draft, options.calibrate, sampling, options.seed, before, keep)
 
 
 def _bearing(bundle: Bundle, observed: Observed, wanted: Quantisation, n_draft: int, sampling: Sampling) -> Quantisation:

@@ -23,6 +23,7 @@ from trt_var.calibration.sensitivity import errors, walk
 from trt_var.calibration.statistics import BINS, ROWS, Statistics, entropy, minmax, percentile
 from trt_var.cli import main
 from trt_var.errors import DataError
+from trt_var.manifest import Manifest
 
 N = 4
 LABELS = (0, 3, 6, 9)
@@ -203,6 +204,36 @@ def _plant(bundle: Bundle, out: Path) -> Bundle:
     return Bundle.open(out)
 
 
+def test_an_interrupted_calibration_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The statistics are those of an unbroken run, and nothing but them was left behind."""
+    files = {name: tmp_path / f"{name}.npz" for name in ("broken", "whole")}
+    calls = {
+        name: ["calibrate", "--engines", "digits", "--out", str(tmp_path / name), "--calibrate", "20", "--ranges", str(file)]
+        for name, file in files.items()
+    }
+    save = cache.save
+
+    def stop(path: Path, manifest: Manifest, recipe: cache.Recipe, found: Observed) -> None:
+        save(path, manifest, recipe, found)
+        if recipe.done == 16:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "save", stop)
+        assert main([*calls["broken"], "--groups", "all"]) == 130
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.npz"]
+    assert main([*calls["broken"], "--groups", "all", "--seed", "3"]) == 2
+    assert "begun with other settings" in capsys.readouterr().err
+    for call in calls.values():
+        assert main([*call, "--groups", "all"]) == 0
+    assert "16 of 20 images" in capsys.readouterr().out
+    with np.load(files["broken"]) as broken, np.load(files["whole"]) as whole:
+        assert broken.files == whole.files
+        assert all((broken[name] == whole[name]).all() for name in whole.files)
+
+
 class TestMistakes:
     def test_samples(self, digits: Bundle) -> None:
         for samples in (0, 1, 5000):
@@ -229,7 +260,7 @@ class TestMistakes:
 
     def test_statistics_of_other_weights_or_no_statistics(self, digits: Bundle, observed: Observed, tmp_path: Path) -> None:
         path = tmp_path / "ranges.npz"
-        recipe = cache.Recipe(N, 20, 0, 1.5, 200, 0.96)
+        recipe = cache.Recipe(N, 20, 0, 1.5, 200, 0.96, 20)
         cache.save(path, digits.manifest, recipe, observed)
         again, found = cache.load(path, digits.manifest)
         assert again == recipe
@@ -275,7 +306,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(call) == 2
     assert "--force" in capsys.readouterr().err
     assert main([*call, "--force", "--groups", "fc1,fc2"]) == 0
-    assert "10 images at N = 4" in capsys.readouterr().out
+    assert "10 of 10 images at N = 4" in capsys.readouterr().out
     found = Bundle.open(out).manifest.quantised
     assert found is not None
     assert found["drafter"] == {"qkv": "float", "proj": "float", "fc1": "int8", "fc2": "int8", "head": "float"}
