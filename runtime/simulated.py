@@ -13,6 +13,7 @@ import enum
 import itertools
 import json
 import math
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -62,7 +63,11 @@ class SimulatedDevice:
         self._next = SCRATCH_ALIGNMENT
         self._queue: list[Callable[[], None]] = []
         self._recorded: list[Callable[[], None]] | None = None
+        self._capturer = 0
+        self._running = False
+        self._doomed: list[int] = []  # freed while work was running
         self._faults: list[str] = []
+        self._lock = threading.RLock()  # memory is freed by whatever thread drops it last
 
     def active(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -103,16 +108,23 @@ class SimulatedDevice:
 
     def synchronize(self) -> None:
         self._outside_capture("synchronisation")
-        pending, self._queue = self._queue, []
-        for operation in pending:
-            operation()
+        with self._lock:
+            pending, self._queue = self._queue, []
+            self._running = True
+            try:
+                for operation in pending:
+                    operation()
+            finally:
+                self._running = False
+                while self._doomed:
+                    self._blocks.pop(self._doomed.pop(), None)
         if self._faults:
             raise SimulationError("; ".join(self._faults))
 
     def capture(self, work: Callable[[], object]) -> Callable[[], None]:
         self._outside_capture("a capture")
         recorded: list[Callable[[], None]] = []
-        self._recorded = recorded
+        self._recorded, self._capturer = recorded, threading.get_ident()
         try:
             work()
         finally:
@@ -160,14 +172,19 @@ class SimulatedDevice:
         self._blocks[start].written[address - start : address - start + size] = False
 
     def _free(self, address: int) -> None:
-        if self._recorded is not None:
-            self._faults.append("memory was freed while capturing")
-        elif self._queue:  # as cuMemFree does, which waits
-            try:
-                self.synchronize()
-            except SimulationError as error:  # a finaliser cannot raise
-                self._faults.append(str(error))
-        self._blocks.pop(address, None)
+        """As cuMemFree: waits for the work that is enqueued; another thread's capture does not mind."""
+        with self._lock:
+            if self._running:
+                self._doomed.append(address)
+                return
+            if self._recorded is not None and self._capturer == threading.get_ident():
+                self._faults.append("memory was freed while capturing")
+            elif self._recorded is None and self._queue:
+                try:
+                    self.synchronize()
+                except SimulationError as error:  # a finaliser cannot raise
+                    self._faults.append(str(error))
+            self._blocks.pop(address, None)
 
     def _outside_capture(self, what: str) -> None:
         if self._recorded is not None:
