@@ -14,7 +14,7 @@ demo: $(VENV)/.ready
 	$(BIN)/trt-var run --engines engines/digits --n-draft 4 --labels 0,1,2,3,4,5,6,7,8,9 --out grid.png
 	$(BIN)/trt-var demo --out demo.png
 
-# half an hour on two cores: weights, bundles, docs/quality.*, the model card
+# 33 minutes of training on two cores, some ten more for the rest: weights, bundles, docs/quality.*, the model card
 digits: $(VENV)/.ready
 	$(BIN)/python examples/digits/train.py
 	$(BIN)/python examples/digits/build.py

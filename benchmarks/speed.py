@@ -72,7 +72,7 @@ def bundle(request: dict[str, Any]) -> Any:
     TensorRT draws it all in one launch, which is timed by itself; its scales are timed with the host waiting after each.
     """
     from trt_var import Pipeline, Sampling
-    from trt_var.decoding import Request, arrays, decode, draw, render
+    from trt_var.decoding import Request, decode, draw, render, upload
     from trt_var.sampling import uniforms
 
     pipeline = Pipeline.load(request["engines"], request["backend"])
@@ -84,8 +84,7 @@ def bundle(request: dict[str, Any]) -> Any:
 
     def run() -> tuple[list[float], float, float]:
         times = [time.perf_counter()]
-        inputs = {name: chain.backend.upload(array) for name, array in arrays(chain, drawn).items()}
-        for scale in decode(chain, drawn.n_draft, inputs):
+        for scale in decode(chain, drawn.n_draft, upload(chain, drawn)):
             chain.backend.download(scale.tokens)
             times.append(time.perf_counter())
         chain.backend.download(render(chain, scale.f_hat))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 from trt_var.calibration.observe import Observed
 from trt_var.calibration.statistics import Statistics
 from trt_var.errors import DataError
-from trt_var.images import replacing
+from trt_var.files import replacing
 from trt_var.manifest import Manifest, Role
+from trt_var.sampling import Sampling
 
 SCHEMA = 1
 MAX_BYTES = 1 << 30
@@ -27,10 +28,14 @@ class Recipe:
     n_draft: int
     samples: int
     seed: int
-    cfg: float
-    top_k: int
-    top_p: float
+    sampling: Sampling
     done: int
+
+
+class _Provenance(msgspec.Struct, forbid_unknown_fields=True):
+    schema: int
+    weights: str
+    recipe: Recipe
 
 
 def weights_identity(manifest: Manifest) -> str:
@@ -41,11 +46,8 @@ def weights_identity(manifest: Manifest) -> str:
 
 def save(path: Path, manifest: Manifest, recipe: Recipe, observed: Observed) -> None:
     """Write statistics; the file appears whole or not at all."""
-    arrays: dict[str, Any] = {
-        "provenance": np.frombuffer(
-            msgspec.json.encode({"schema": SCHEMA, "weights": weights_identity(manifest), **asdict(recipe)}), np.uint8
-        )
-    }
+    provenance = msgspec.json.encode(_Provenance(SCHEMA, weights_identity(manifest), recipe))
+    arrays: dict[str, Any] = {"provenance": np.frombuffer(provenance, np.uint8)}
     for role, found in observed.items():
         for name, one in found.items():
             arrays |= {
@@ -69,10 +71,10 @@ def load(path: Path, manifest: Manifest) -> tuple[Recipe, Observed]:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path} is larger than {MAX_BYTES} bytes: not calibration statistics")
         with np.load(path, allow_pickle=False) as arrays:
-            provenance = msgspec.json.decode(arrays["provenance"].tobytes())
-            if provenance.pop("schema") != SCHEMA:
+            provenance = msgspec.json.decode(arrays["provenance"].tobytes(), type=_Provenance)
+            if provenance.schema != SCHEMA:
                 raise DataError(f"{path} is of another version; calibrate again")
-            if provenance.pop("weights") != weights_identity(manifest):
+            if provenance.weights != weights_identity(manifest):
                 raise DataError(f"{path} was taken from other weights than this bundle's; calibrate this one")
             observed: Observed = {}
             for key in (key for key in arrays.files if key.endswith("/channels")):
@@ -84,8 +86,7 @@ def load(path: Path, manifest: Manifest) -> tuple[Recipe, Observed]:
                 )
                 one.edge = float(arrays[f"{prefix}/edge"])
                 one.seen, one.stride = arrays[f"{prefix}/seen"].tolist()
-                known: Role = "drafter" if role == "drafter" else "refiner"
-                observed.setdefault(known, {})[name] = one
-            return Recipe(**provenance), observed
+                observed.setdefault(msgspec.convert(role, Role), {})[name] = one
+            return provenance.recipe, observed
     except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, msgspec.DecodeError) as error:
         raise DataError(f"{path} does not hold calibration statistics ({error})") from error

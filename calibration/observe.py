@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 import onnxruntime as ort
 from trt_var.backends.base import Buffer, Graph
-from trt_var.backends.onnxruntime import OnnxRuntime
+from trt_var.backends.onnxruntime import OnnxGraph, OnnxRuntime
 from trt_var.bundle import Bundle
 from trt_var.calibration.layers import Layer, layers
 from trt_var.calibration.statistics import Statistics
-from trt_var.errors import BackendError, UsageError
+from trt_var.errors import UsageError
 from trt_var.manifest import Manifest, Role
 from trt_var.pipeline import Pipeline
 from trt_var.sampling import Sampling
 from trt_var.schedule import Schedule
 
-log = logging.getLogger(__name__)
 Observed = dict[Role, dict[str, Statistics]]
 MEMORY = 2e9  # bytes of activations that one pass may hand out
 FEWEST = 2
 MOST = 4096
 
 
-class ProbedGraph:
+def open_edited(model: ir.Model, path: Path) -> ort.InferenceSession:
+    """A session of a graph that was changed in memory, with the weights beside the file that it came from."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+class ProbedGraph(OnnxGraph):
     """A step graph whose layers' inputs are outputs too."""
 
     def __init__(self, path: Path, statistics: dict[str, Statistics]) -> None:
@@ -39,28 +46,12 @@ class ProbedGraph:
             model.graph.outputs.append(value)
             self._layers[str(value.name)] = layer
             statistics.setdefault(layer.name, Statistics(int(layer.weight.shape[0])))  # type: ignore[index, arg-type]
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.enable_cpu_mem_arena = False
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        serialized = ir.to_proto(model).SerializeToString()
-        self._session = ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+        super().__init__(open_edited(model, path), "cpu")
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        binding = self._session.io_binding()
-        for name, buffer in inputs.items():
-            binding.bind_input(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)  # type: ignore[attr-defined]
-        for name, buffer in outputs.items():
-            binding.bind_output(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)  # type: ignore[attr-defined]
-        for name in self._layers:
-            binding.bind_output(name, "cpu")
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # ONNX Runtime's own classes have no common base
-            raise BackendError(f"ONNX Runtime failed: {str(error).splitlines()[0]}") from error
-        found = dict(zip([*outputs, *self._layers], binding.get_outputs(), strict=True))
-        for name, layer in self._layers.items():
-            self._statistics[layer.name].add(layer.name, found[name].numpy())
+        values = self._run(inputs, outputs, self._layers)[len(outputs) :]
+        for layer, value in zip(self._layers.values(), values, strict=True):
+            self._statistics[layer.name].add(layer.name, value.numpy())
 
 
 class Observer(OnnxRuntime):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from trt_var.calibration.statistics import METHODS, Statistics
 from trt_var.errors import DataError, UsageError
 from trt_var.manifest import File, Graph, Model, Role
 
-log = logging.getLogger(__name__)
 Mode = Literal["int8", "weights"]
 SEARCHED = 4  # layers of a group, evenly spread, among which α is searched
 
@@ -74,7 +72,7 @@ def quantise(
     report: dict[str, Any] = {"mode": wanted.mode, "method": wanted.method, "layers": {}}
     chosen: dict[Role, dict[str, str]] = {}
     for role, model in manifest.models.items():
-        groups = (wanted.groups or {}).get(role, GROUPS) if wanted.groups is not None else GROUPS
+        groups = GROUPS if wanted.groups is None else wanted.groups.get(role, GROUPS)
         step = _Step(bundle, role, model, observed.get(role, {}), wanted, groups)
         step.write(folder, progress)
         report["layers"][role] = step.report
@@ -107,18 +105,25 @@ class _Step:
 
     def write(self, folder: Path, progress: Callable[[], object]) -> None:
         layers = [layer for layer in self._layers if layer.group in self._groups]
-        missing = [layer.name for layer in layers if self._wanted.mode == "int8" and layer.name not in self._observed]
-        if missing:
-            raise DataError(f"the statistics lack {', '.join(missing[:3])}: calibrate with an N that uses both models")
+        if self._wanted.mode == "int8":
+            self._check_statistics(layers)
         alphas = {group: self._alpha([layer for layer in layers if layer.group == group]) for group in self._groups}
         for layer in self._fold_order(layers):
             self._quantise(layer, alphas[layer.group])
             progress()
         np.save(folder / self._model.conditions, self._table)
-        self._graph.graph.sort()
         ir.save(
             self._graph, folder / self._model.step.onnx, external_data=self._model.step.weights, size_threshold_bytes=1024
         )
+
+    def _check_statistics(self, layers: list[Layer]) -> None:
+        missing = [layer.name for layer in layers if layer.name not in self._observed]
+        if missing:
+            raise DataError(f"the statistics lack {', '.join(missing[:3])}: calibrate with an N that uses both models")
+        for layer in layers:
+            found, expected = self._observed[layer.name], len(_floats(layer.weight))
+            if found.channels.shape != (expected,) or found.rows.shape[1:] != (expected,):
+                raise DataError(f"the statistics of {layer.name} are not of {expected} channels: damaged; calibrate again")
 
     def _fold_order(self, layers: list[Layer]) -> list[Layer]:
         """Proj before qkv: its factors change the columns of qkv's weight."""

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 from trt_var.backends.base import Graph
 from trt_var.backends.onnxruntime import OnnxGraph, OnnxRuntime
 from trt_var.bundle import Bundle
 from trt_var.calibration.layers import GROUPS
-from trt_var.calibration.observe import Observed
+from trt_var.calibration.observe import Observed, open_edited
 from trt_var.calibration.quantise import Quantisation, quantise
-from trt_var.decoding import Request, arrays, decode
+from trt_var.decoding import Request, decode, upload
 from trt_var.manifest import Role
 from trt_var.pipeline import Pipeline
 from trt_var.sampling import Sampling, uniforms
@@ -37,11 +36,7 @@ class LogitsBackend(OnnxRuntime):
         (logits,) = (value for node in model.graph for value in node.outputs if value.name == "guided_logits")
         logits.type = logits.type or ir.TensorType(ir.DataType.FLOAT)
         model.graph.outputs.append(logits)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        serialized = ir.to_proto(model).SerializeToString()
-        return OnnxGraph(ort.InferenceSession(serialized, options, providers=["CPUExecutionProvider"]), "cpu")
+        return OnnxGraph(open_edited(model, path), "cpu")
 
 
 def walk(bundle: Bundle, labels: tuple[int, ...], n_draft: int, sampling: Sampling, teacher: Walk | None = None) -> Walk:
@@ -51,8 +46,7 @@ def walk(bundle: Bundle, labels: tuple[int, ...], n_draft: int, sampling: Sampli
         numbers = uniforms(range(len(labels)), bundle.schedule.length)
         forced = None if teacher is None else np.concatenate(teacher[0])
         request = Request(labels, numbers, n_draft, sampling, forced)
-        inputs = {name: chain.backend.upload(array) for name, array in arrays(chain, request).items()}
-        scales = list(decode(chain, n_draft, inputs, logits=True))
+        scales = list(decode(chain, n_draft, upload(chain, request), logits=True))
         return [np.asarray(scale.tokens) for scale in scales], [np.asarray(scale.logits) for scale in scales]
 
 

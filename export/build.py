@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trt_var import manifest as manifests
-from trt_var.errors import BackendError, BundleExistsError, UsageError
+from trt_var.errors import BackendError, UsageError
 from trt_var.export.recipe import Progress, Recipe, Silent
-from trt_var.files import appearing
+from trt_var.files import appearing, check_bundle_target
 
 MAX_TOP_K = 3840  # TensorRT's TopK takes no more
 
@@ -43,10 +42,7 @@ def check(recipe: Recipe) -> None:
         raise UsageError(f"--max-top-k is {recipe.max_top_k}; expected 1 to {MAX_TOP_K}, what TensorRT's TopK takes")
     if recipe.finetuned is not None and recipe.refiner is None:
         raise UsageError("--finetuned names a pair; give --refiner d16 too")
-    if recipe.out.exists() and not recipe.force:
-        raise BundleExistsError(f"{recipe.out} exists; choose another --out, or --force to replace the bundle there")
-    if recipe.out.exists() and not (recipe.out / manifests.FILE_NAME).is_file():
-        raise BundleExistsError(f"{recipe.out} exists and is no bundle; --force replaces bundles only")
+    check_bundle_target(recipe.out, recipe.force)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from trt_var.errors import BackendError, BundleExistsError, ExportError, UsageEr
 from trt_var.export.recipe import Progress, Silent
 from trt_var.files import appearing
 from trt_var.manifest import Graph, Manifest
+from trt_var.simulated_device import TARGET
 
 log = logging.getLogger(__name__)
 MAX_BATCH = 256
@@ -210,8 +211,8 @@ class Simulation:
 
     def target(self, wanted: str | None) -> str:
         if wanted:
-            raise UsageError(f"--target belongs to --kind rtx, not to {simulated.TARGET} engines")
-        return simulated.TARGET
+            raise UsageError(f"--target belongs to --kind rtx, not to {TARGET} engines")
+        return TARGET
 
     def write(
         self, graph: Path, plan: Path, profiles: tuple[Profile, ...], target: str, progress: Progress

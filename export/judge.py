@@ -14,7 +14,7 @@ from trt_var import manifest as manifests
 from trt_var.bundle import Bundle, file_sha256
 from trt_var.export import tracing
 from trt_var.export.graphs import Traceable
-from trt_var.images import replacing
+from trt_var.files import replacing
 from trt_var.manifest import File, Graph
 
 OPSET = 20

@@ -98,7 +98,7 @@ class Bundle:
             table: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise BundleError(f"{path} is not a condition table ({error}); build the bundle again") from error
-        expected = (self.manifest.classes + 1, 6 * model.depth + 3, model.width)
+        expected = (self.manifest.classes + 1, model.vectors, model.width)
         if table.shape != expected or table.dtype.kind != "f":
             raise BundleError(f"{path} has shape {table.shape} {table.dtype}, expected {expected} of floats")
         return table

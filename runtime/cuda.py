@@ -8,7 +8,6 @@ it is installed, else cuda-core.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,9 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from trt_var.engines import Kind
 from trt_var.errors import BackendError, UsageError
 
-log = logging.getLogger(__name__)
 VARIABLE = "TRT_VAR_CUDA"
 Bytes = NDArray[np.uint8]
 
@@ -51,7 +50,7 @@ class Device(Protocol):
         stream: handle of the stream, for engines to enqueue on.
     """
 
-    kinds: tuple[str, ...]
+    kinds: tuple[Kind, ...]
     description: str
     target: str
     stream: int
@@ -111,7 +110,7 @@ def cuda_errors() -> Iterator[None]:
 class CudaCore:
     """cuda-core and the driver bindings that it comes with."""
 
-    kinds: tuple[str, ...] = ("tensorrt", "rtx")
+    kinds: tuple[Kind, ...] = ("tensorrt", "rtx")
 
     def __init__(self) -> None:
         from cuda import core
@@ -169,7 +168,7 @@ class CudaCore:
 class PyCuda:
     """PyCUDA for memory, copies and the stream; the device's primary context, which TensorRT uses too."""
 
-    kinds: tuple[str, ...] = ("tensorrt", "rtx")
+    kinds: tuple[Kind, ...] = ("tensorrt", "rtx")
 
     def __init__(self) -> None:
         import pycuda.driver as cuda
@@ -256,7 +255,7 @@ def _pinned_array(address: int, size: int, free: Callable[[], object]) -> Bytes:
 
 
 def _simulated() -> Device:
-    from trt_var.simulated import SimulatedDevice
+    from trt_var.simulated_device import SimulatedDevice
 
     return SimulatedDevice()
 

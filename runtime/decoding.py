@@ -110,13 +110,18 @@ def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
     return found
 
 
+def upload(chain: Chain, request: Request) -> dict[str, Buffer]:
+    """``arrays`` on the chain's backend."""
+    return {name: chain.backend.upload(array) for name, array in arrays(chain, request).items()}
+
+
 def decode(chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: bool = False) -> Iterator[DecodedScale]:
     """Draw all scales, one after the other.
 
     Args:
         chain: what runs them.
         n_draft: how many scales the drafter draws.
-        inputs: ``arrays`` on the backend; features are written to.
+        inputs: see ``upload``; features are written to.
         logits: also keep the guided logits; the step graphs must have that output.
     """
     backend, schedule = chain.backend, Schedule(chain.manifest.schedule)

@@ -177,10 +177,10 @@ def _step_profiles(manifest: Manifest, role: Role, found: list[Pass], sizes: tup
 
 def step_shapes(model: Model, code_width: int, one: Pass, batch: int) -> dict[str, Shape]:
     """Shape of every input of a step graph in one pass."""
-    conditions, rows = 6 * model.depth + 3, 2 * batch
+    rows = 2 * batch
     shapes: dict[str, Shape] = {
         "features": (one.n, batch, code_width),
-        "conditions": (rows, conditions, model.width),
+        "conditions": (rows, model.vectors, model.width),
         "uniforms": (one.m, batch),
         **dict.fromkeys(("guidance", "temperature", "top_p", "top_k"), (1, batch)),
     }

@@ -1,14 +1,51 @@
-"""Folders that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from trt_var.errors import OutputError
+from trt_var.errors import BundleExistsError, OutputError
+from trt_var.manifest import FILE_NAME
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that becomes ``path`` when the block ends well, and disappears when it does not.
+
+    Raises:
+        OutputError: for what the operating system refuses.
+    """
+    partial: str | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            partial = file.name
+            yield file
+        Path(partial).chmod(0o666 & ~_umask())
+        Path(partial).replace(path)
+        partial = None
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if partial:
+            Path(partial).unlink(missing_ok=True)
+
+
+def check_bundle_target(out: Path, force: bool) -> None:
+    """Refuse to write a bundle over anything but an older one, and that only with ``force``.
+
+    Raises:
+        BundleExistsError: something is there.
+    """
+    if out.exists() and not force:
+        raise BundleExistsError(f"{out} exists; choose another --out, or --force to replace the bundle there")
+    if out.exists() and not (out / FILE_NAME).is_file():
+        raise BundleExistsError(f"{out} exists and is no bundle; --force replaces bundles only")
 
 
 @contextmanager
@@ -29,6 +66,12 @@ def appearing(out: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _put_in_place(folder: Path, out: Path) -> None:

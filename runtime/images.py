@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from trt_var.errors import OutputError
+from trt_var.files import replacing
 
 if TYPE_CHECKING:
     from trt_var.pipeline import Generation
@@ -91,31 +88,3 @@ def save_folder(folder: Path, result: Generation) -> None:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     for i, (pixels, label, seed) in enumerate(zip(result.images, result.labels, result.seeds, strict=True)):
         save_picture(folder / f"{i:05d}-class{label}-seed{seed}.png", pixels)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that becomes ``path`` when the block ends well, and disappears when it does not.
-
-    Raises:
-        OutputError: for what the operating system refuses.
-    """
-    partial: str | None = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            partial = file.name
-            yield file
-        Path(partial).chmod(0o666 & ~_umask())
-        Path(partial).replace(path)
-        partial = None
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if partial:
-            Path(partial).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -39,6 +39,11 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conditions: str
     origin: dict[str, str]
 
+    @property
+    def vectors(self) -> int:
+        """Condition vectors of a class: its embedding, six a block, two of the head."""
+        return 6 * self.depth + 3
+
 
 class Judge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A classifier of real pictures, and the statistics of its features over them."""

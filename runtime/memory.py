@@ -55,7 +55,7 @@ def need(manifest: Manifest, n_draft: int, batch: int, *, drops_outputs: bool = 
         hidden = 2 * batch * widest * model.width * (11 * item + 3 * FLOAT)
         scores = 0 if manifest.precision == "fp16" else 2 * batch * model.heads * widest * schedule.begin(end) * FLOAT
         moments.append(max(hidden, scores, 3 * batch * drawn * manifest.vocabulary * FLOAT))
-        inputs += 2 * batch * (6 * model.depth + 3) * model.width * FLOAT
+        inputs += 2 * batch * model.vectors * model.width * FLOAT
         weights += step
         if not drops_outputs and end == scales:
             weights += min(step, a_position * drawn)

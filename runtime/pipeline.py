@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trt_var import backends, labels
 from trt_var.backends.base import Backend, Graph
 from trt_var.bundle import Bundle
-from trt_var.decoding import Chain, Request, Transformer, arrays, decode, draw, render
+from trt_var.decoding import Chain, Request, Transformer, decode, draw, render, upload
 from trt_var.errors import UsageError
 from trt_var.manifest import Manifest, Role, default_n_draft
 from trt_var.sampling import Sampling, preset, uniforms
@@ -200,8 +200,7 @@ class Pipeline:
         chain = self._chain(run.n_draft)
         scales = len(chain.manifest.schedule)
         request = run.request(chain.manifest, len(run.labels))
-        inputs = {name: self._backend.upload(array) for name, array in arrays(chain, request).items()}
-        for scale in decode(chain, run.n_draft, inputs):
+        for scale in decode(chain, run.n_draft, upload(chain, request)):
             tokens.append(self._backend.download(scale.tokens).T.astype(np.uint16))
             images = self._backend.download(render(chain, scale.f_hat))
             yield Preview(scale.index, scales, scale.role, images, np.concatenate(tokens, axis=1))

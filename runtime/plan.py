@@ -73,13 +73,18 @@ def device(name: str) -> Device:
 
 
 def plan(manifest: Manifest, gpu: Device, n_draft: int, batch: int) -> Plan:
-    """The cost of ``batch`` images, of which the drafter draws ``n_draft`` scales."""
+    """The cost of ``batch`` images, of which the drafter draws ``n_draft`` scales.
+
+    Raises:
+        UsageError: a quantised bundle, whose file sizes do not tell how many weights there are; an N that is not served.
+    """
+    if manifest.quantised:
+        raise UsageError("operations are counted from a float bundle's weights; plan with the one that this was made from")
     rate = gpu.half if manifest.precision == "fp16" else gpu.single
-    work = [_work(manifest, role, one, batch) for role, one in decoding(manifest, n_draft)]
-    seconds = sum(max(operations / rate, traffic / gpu.bandwidth) for operations, traffic in work)
-    return Plan(
-        need(manifest, n_draft, batch, drops_outputs=False), sum(w[0] for w in work), sum(w[1] for w in work), seconds
-    )
+    costs = [work(manifest, role, one, batch) for role, one in decoding(manifest, n_draft)]
+    operations, traffic = (sum(column) for column in zip(*costs, strict=True))
+    seconds = sum(max(cost[0] / rate, cost[1] / gpu.bandwidth) for cost in costs)
+    return Plan(need(manifest, n_draft, batch, drops_outputs=False), operations, traffic, seconds)
 
 
 def largest_batch(manifest: Manifest, gpu: Device, n_draft: int) -> int:
@@ -110,7 +115,7 @@ def decoding(manifest: Manifest, n_draft: int) -> Iterator[tuple[Role, Pass]]:
         yield role, known[role][name]
 
 
-def _work(manifest: Manifest, role: Role, one: Pass, batch: int) -> tuple[float, float]:
+def work(manifest: Manifest, role: Role, one: Pass, batch: int) -> tuple[float, float]:
     """Operations and bytes of one pass. The embedding of features is counted with the body, which it hardly changes."""
     model: Model = manifest.models[role]
     rows, item = 2 * batch, item_size(manifest)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from trt_var import images
 from trt_var.errors import BackendError, UsageError
+from trt_var.files import replacing
 from trt_var.pipeline import Generation, Pipeline
 from trt_var.sampling import Sampling
 
@@ -79,7 +80,7 @@ def write_adm(path: Path, pipeline: Pipeline, series: Series, progress: Progress
     side = pipeline.manifest.image_side
     shape = (len(series.labels(pipeline)), side, side, 3)
     with (
-        images.replacing(path) as file,
+        replacing(path) as file,
         zipfile.ZipFile(file, "w") as archive,
         archive.open("arr_0.npy", "w", force_zip64=True) as array,
     ):

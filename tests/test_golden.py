@@ -15,7 +15,7 @@ from trt_var import Pipeline, Sampling
 from trt_var.backends.base import Backend
 from trt_var.backends.onnxruntime import OnnxRuntime
 from trt_var.bundle import Bundle
-from trt_var.decoding import Chain, DecodedScale, Request, arrays, decode, render
+from trt_var.decoding import Chain, DecodedScale, Request, decode, render, upload
 from trt_var.export.reference import TorchBackend
 from trt_var.sampling import preset, uniforms
 
@@ -42,8 +42,7 @@ def walk(chain: Chain) -> Callable[..., list[DecodedScale]]:
         forced = None if teacher is None else teacher.T
         numbers = np.ascontiguousarray(golden["uniforms"].T)
         request = Request(tuple(golden["labels"]), numbers, n_draft, sampling, forced)
-        inputs = {name: chain.backend.upload(array) for name, array in arrays(chain, request).items()}
-        return list(decode(chain, n_draft, inputs, logits=True))
+        return list(decode(chain, n_draft, upload(chain, request), logits=True))
 
     return run
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from trt_var.errors import CheckpointError, TrainingError, UsageError
 from trt_var.export.checkpoint import read_torch
-from trt_var.images import replacing
+from trt_var.files import replacing
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from trt_var.export.architecture import hollow, transformer_shape, vqvae_shape
 from trt_var.export.checkpoint import Checkpoint
 from trt_var.export.transformer import Transformer
 from trt_var.export.vqvae import Vqvae
-from trt_var.images import replacing
+from trt_var.files import replacing
 from trt_var.schedule import Schedule
 
 

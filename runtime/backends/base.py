@@ -97,31 +97,11 @@ class Backend(Protocol):
         ...
 
 
-class Eager:
-    """Draws any batch, and every one anew."""
-
-    drops_outputs = True
-
-    def padded(self, images: int) -> int:
-        return images
-
-    def draw(self: Backend, n_draft: int, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
-        outputs = work({name: self.upload(array) for name, array in arrays.items()})
-        return {name: self.download(buffer) for name, buffer in outputs.items()}
-
-    def close(self) -> None:
-        pass
-
-
 class DeviceArray:
     """A view of memory on a device, kept alive by its owner; slicing moves the address."""
 
     def __init__(self, owner: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.owner, self.address, self.shape, self.dtype = owner, address, shape, dtype
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, rows: slice) -> DeviceArray:
         start, stop, _ = rows.indices(self.shape[0])
@@ -132,8 +112,10 @@ class DeviceArray:
         return DeviceArray(self.owner, self.address, shape, self.dtype)
 
 
-class HostMemory(Eager):
-    """Buffers for engines that work on host memory: plain NumPy arrays."""
+class HostMemory:
+    """Buffers for engines that work on host memory, plain NumPy arrays; any batch is drawn, every one anew."""
+
+    drops_outputs = True
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
         return np.empty(shape, dtype)
@@ -143,3 +125,13 @@ class HostMemory(Eager):
 
     def download(self, buffer: Buffer) -> NDArray[Any]:
         return np.asarray(buffer)
+
+    def padded(self, images: int) -> int:
+        return images
+
+    def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
+        outputs = work({name: self.upload(array) for name, array in arrays.items()})
+        return {name: self.download(buffer) for name, buffer in outputs.items()}
+
+    def close(self) -> None:
+        pass

@@ -5,7 +5,7 @@ Inputs and outputs are bound by address, so no tensor is copied between scales, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,20 @@ class OnnxGraph:
         self._session, self._device = session, device
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        self._run(inputs, outputs)
+
+    def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], also: Iterable[str] = ()) -> list[Any]:
+        """All outputs, those in buffers first; ``also`` are in memory that ONNX Runtime allocates."""
         try:
             binding = self._session.io_binding()
             for name, buffer in inputs.items():
                 binding.bind_input(name, self._device, 0, buffer.dtype.type, buffer.shape, _address(buffer))
             for name, buffer in outputs.items():
                 binding.bind_output(name, self._device, 0, buffer.dtype.type, buffer.shape, _address(buffer))
+            for name in also:
+                binding.bind_output(name, self._device)
             self._session.run_with_iobinding(binding)
+            return list(binding.get_outputs()) if also else []
         except Exception as error:  # ONNX Runtime raises bare RuntimeErrors and its own unrelated classes
             raise BackendError(f"ONNX Runtime failed: {str(error).splitlines()[0]}") from error
 

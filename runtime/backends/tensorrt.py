@@ -6,28 +6,25 @@ and from the third on it is one upload, one launch of a CUDA graph and one wait 
 
 from __future__ import annotations
 
-import gc
 import importlib
-import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from trt_var import cuda, engines
 from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, Work
+from trt_var.backends.replay import ALIGNMENT, Arena, Replay, address_of
 from trt_var.bundle import Bundle, file_sha256
 from trt_var.cuda import Device, Memory
 from trt_var.engines import FINAL, Engine, Kind, Record, Shape
 from trt_var.errors import BackendError, BundleError
 from trt_var.memory import need
 
-log = logging.getLogger(__name__)
-ALIGNMENT = 1024  # of scratch and of inputs: engines want 512 for scratch, less elsewhere
 MAX_REPLAYS = 8
 
 
@@ -45,8 +42,8 @@ class TensorRT:
         self._bundle, self._folder, self.record = bundle, folder, record
         self._runtime = trt.Runtime(self.logger)
         self._lock = threading.RLock()
-        self._arena: _Arena | None = None
-        self._replays: dict[Any, _Replay] = {}
+        self._arena: Arena | None = None
+        self._replays: dict[Any, Replay] = {}
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -71,7 +68,7 @@ class TensorRT:
         with self.turn():
             buffer, host = self.empty(array.shape, array.dtype), np.ascontiguousarray(array)
             if host.size:
-                self.device.to_device(_address(buffer), host.reshape(-1).view(np.uint8))
+                self.device.to_device(address_of(buffer), host.reshape(-1).view(np.uint8))
                 self.device.synchronize()  # the host's array may change after this
             return buffer
 
@@ -79,7 +76,7 @@ class TensorRT:
         with self.turn():
             array: NDArray[Any] = np.empty(buffer.shape, buffer.dtype)
             if array.size:
-                self.device.to_host(array.reshape(-1).view(np.uint8), _address(buffer))
+                self.device.to_host(array.reshape(-1).view(np.uint8), address_of(buffer))
             self.device.synchronize()
             return array
 
@@ -105,7 +102,7 @@ class TensorRT:
             self.scratch = None
 
     @contextmanager
-    def held_by(self, arena: _Arena) -> Iterator[None]:
+    def held_by(self, arena: Arena) -> Iterator[None]:
         """New buffers come from an arena."""
         self._arena = arena
         try:
@@ -120,7 +117,7 @@ class TensorRT:
             self.scratch = self.device.allocate(size + ALIGNMENT)
         return self.scratch
 
-    def _new_replay(self, n_draft: int, arrays: Mapping[str, NDArray[Any]]) -> _Replay:
+    def _new_replay(self, n_draft: int, arrays: Mapping[str, NDArray[Any]]) -> Replay:
         batch = arrays["features"].shape[1]
         wanted = need(self._bundle.manifest, n_draft, batch, drops_outputs=False)
         size = wanted.cache + wanted.activations
@@ -132,7 +129,7 @@ class TensorRT:
                 f"a batch of {batch} with N = {n_draft} needs {size / 1e9:.2f} GB beside the weights, and "
                 f"{free / 1e9:.2f} GB are free; ask for a smaller batch_size (trt-var plan shows what fits)"
             )
-        return _Replay(self, arrays)
+        return Replay(self, arrays)
 
     def _forget_oldest(self) -> None:
         self.device.synchronize()
@@ -253,7 +250,7 @@ class _Context:
         """Enqueue one run; outputs without a buffer go to memory that nobody reads."""
         bound = {name: buffers[name] if name in buffers else self._unread(name) for name in self._types}
         for name, buffer in bound.items():
-            self._must(self._context.set_tensor_address(name, _address(buffer)), f"the address of {name}")
+            self._must(self._context.set_tensor_address(name, address_of(buffer)), f"the address of {name}")
         scratch = self._backend.ensure_scratch(self._scratch)
         self._context.set_device_memory(-(-scratch.address // ALIGNMENT) * ALIGNMENT, self._scratch)
         self._must(self._context.execute_async_v3(self._backend.device.stream), "the run")
@@ -266,89 +263,6 @@ class _Context:
             raise BackendError(f"the engine refused {what}: {self._backend.logger.last()}")
 
 
-class _Arena:
-    """Memory that stays where it is from one run of the same work to the next."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._held: list[Memory] = []
-        self._next = 0
-
-    def restart(self) -> _Arena:
-        self._next = 0
-        return self
-
-    def take(self, size: int) -> Memory:
-        if self._next == len(self._held):
-            self._held.append(self._device.allocate(size))
-        memory = self._held[self._next]
-        if memory.size != size:
-            raise BackendError(f"work asked for {size} bytes where it asked for {memory.size} before: it cannot be replayed")
-        self._next += 1
-        return memory
-
-
-class _Replay:
-    """One size of work: its inputs in one block of memory, its buffers, and its CUDA graph once it is captured."""
-
-    def __init__(self, backend: TensorRT, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._backend, device = backend, backend.device
-        offsets = np.cumsum([0, *(-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays.values())]).tolist()
-        self._staging, self._block = device.pinned(offsets[-1]), device.allocate(offsets[-1])
-        self._host, self._inputs = {}, {}
-        for offset, (name, array) in zip(offsets, arrays.items(), strict=False):
-            piece = self._staging[offset : offset + array.nbytes]
-            self._host[name] = piece.view(array.dtype).reshape(array.shape)
-            self._inputs[name] = DeviceArray(self._block, self._block.address + offset, array.shape, array.dtype)
-        self._arena = _Arena(device)
-        self._results: dict[str, NDArray[Any]] = {}
-        self._runs = 0
-        self._launch: Callable[[], None] | None = None
-        self._scratch: Memory | None = None  # of the captured graph, which knows its address
-
-    def run(self, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
-        device = self._backend.device
-        for name, array in arrays.items():
-            self._host[name][...] = array
-        if self._launch:
-            self._launch()
-        else:
-            self._enqueue(work)
-        device.synchronize()
-        found = {name: array.copy() for name, array in self._results.items()}
-        self._runs += 1
-        if self._runs == 2:
-            self._capture(work)
-        return found
-
-    def _capture(self, work: Work) -> None:
-        self._scratch = self._backend.scratch
-        collecting = gc.isenabled()
-        gc.disable()  # memory must not be freed on this thread while its calls are recorded
-        try:
-            self._launch = self._backend.device.capture(lambda: self._enqueue(work))
-        finally:
-            if collecting:
-                gc.enable()
-
-    def _enqueue(self, work: Work) -> None:
-        device = self._backend.device
-        device.to_device(self._block.address, self._staging)
-        with self._backend.held_by(self._arena.restart()):
-            outputs = work(self._inputs)
-        for name, buffer in outputs.items():
-            if name not in self._results:
-                landing = device.pinned(math.prod(buffer.shape) * buffer.dtype.itemsize)
-                self._results[name] = landing.view(buffer.dtype).reshape(buffer.shape)
-            device.to_host(self._results[name].reshape(-1).view(np.uint8), _address(buffer))
-
-
-def _address(buffer: Buffer) -> int:
-    if not isinstance(buffer, DeviceArray):
-        raise BackendError("buffers must be on the device")
-    return buffer.address
-
-
 def create(bundle: Bundle | None = None) -> Backend:
     """The engines of a bundle that this machine's TensorRT and GPU can run.
 
@@ -357,8 +271,7 @@ def create(bundle: Bundle | None = None) -> Backend:
     """
     device = cuda.create()
     missing: list[str] = []
-    for name in device.kinds:
-        kind = cast(Kind, name)
+    for kind in device.kinds:
         try:
             trt = importlib.import_module(engines.MODULES[kind])
         except (ImportError, OSError) as error:
@@ -371,9 +284,7 @@ def create(bundle: Bundle | None = None) -> Backend:
             return TensorRT(trt, device, bundle, folder, _record(folder, bundle, kind, trt.__version__, device.target))
         missing.append(f"no {folder.name} engines")
     there = sorted(path.name for path in (bundle.path / engines.FOLDER).glob("*-*") if path.is_dir()) if bundle else []
-    advice = (
-        f"; the bundle has {', '.join(there) or 'none'}; {rebuild(bundle, cast(Kind, device.kinds[0]))}" if bundle else ""
-    )
+    advice = f"; the bundle has {', '.join(there) or 'none'}; {rebuild(bundle, device.kinds[0])}" if bundle else ""
     raise BackendError(f"no TensorRT engines for this machine: {'; '.join(missing)}{advice}")
 
 

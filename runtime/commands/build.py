@@ -97,9 +97,10 @@ def _build_int8(recipe: Recipe, options: argparse.Namespace) -> None:
         base = Path(folder) / "bundle"
         _build_float(replace(recipe, out=base, precision="fp32"))
         bundle = Bundle.open(base)
-        options.out, options.apply_to, options.seed = recipe.out, None, 0
-        options.n_draft = default_n_draft(bundle.manifest)
-        calibrate.run(bundle, options, preset("default", len(bundle.manifest.schedule), bundle.manifest.vocabulary))
+        manifest = bundle.manifest
+        sampling = preset("default", len(manifest.schedule), manifest.vocabulary)
+        drawing = calibrate.Drawing(default_n_draft(manifest), 0, sampling)
+        calibrate.run(bundle, bundle, recipe.out, drawing, options)
 
 
 class Bars:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_var.commands import arguments
-from trt_var.errors import BackendError, BundleExistsError, UsageError
+from trt_var.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     from trt_var.bundle import Bundle
@@ -54,64 +55,66 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _calibrate(options: argparse.Namespace) -> None:
     from trt_var.bundle import Bundle
+    from trt_var.files import check_bundle_target
     from trt_var.manifest import default_n_draft
 
+    check_bundle_target(options.out, options.force)
     bundle = Bundle.open(options.engines)
-    if options.n_draft is None:
-        options.n_draft = default_n_draft(bundle.manifest)
-    run(bundle, options, arguments.sampling(options, bundle.manifest))
+    target = Bundle.open(options.apply_to) if options.apply_to else bundle
+    n_draft = default_n_draft(bundle.manifest) if options.n_draft is None else options.n_draft
+    run(bundle, target, options.out, Drawing(n_draft, options.seed, arguments.sampling(options, bundle.manifest)), options)
 
 
-def run(bundle: Bundle, options: argparse.Namespace, sampling: Sampling) -> None:
-    """Calibrate, sweep, quantise; ``options`` are those of the command."""
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn to calibrate with."""
+
+    n_draft: int
+    seed: int
+    sampling: Sampling
+
+
+def run(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options: argparse.Namespace) -> None:
+    """Calibrate ``bundle``, sweep, write ``target`` quantised to ``out``; the rest is in ``add_options``."""
     from trt_var.bundle import Bundle
 
     try:
         from trt_var.calibration.quantise import Quantisation, quantise
     except ImportError as error:
         raise BackendError(f"calibration needs ONNX ({error}): pip install 'trt-var[cpu,export]'") from error
+    from tqdm import tqdm
     from trt_var.files import appearing
-    from trt_var.manifest import FILE_NAME
 
-    if options.out.exists() and not (options.force and (options.out / FILE_NAME).is_file()):
-        raise BundleExistsError(f"{options.out} exists; choose another --out, or --force to replace the bundle there")
     wanted = Quantisation(options.mode, options.method, options.alpha, _groups(bundle, options.groups))
     wanted.check()
-    target = Bundle.open(options.apply_to) if options.apply_to else bundle
-    observed = _observed(bundle, target, options, sampling)
+    observed = _observed(bundle, target, drawing, options)
     if options.groups is None:
-        wanted = _bearing(bundle, observed, wanted, options.n_draft, sampling)
-    from tqdm import tqdm
-
+        wanted = _bearing(bundle, observed, wanted, drawing)
     layers = sum(len(found) for found in observed.values())
-    with appearing(options.out) as folder, tqdm(total=layers, desc="quantising", disable=None) as bar:
+    with appearing(out) as folder, tqdm(total=layers, desc="quantising", disable=None) as bar:
         quantise(target, observed, wanted, folder, bar.update)
-    _compare(bundle, Bundle.open(options.out), options.n_draft, sampling)
-    size = sum(path.stat().st_size for path in options.out.iterdir())
-    print(f"{options.out}: {size / 1e6:.1f} MB; next: trt-var run --engines {options.out}")
+    _compare(bundle, Bundle.open(out), drawing)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"{out}: {size / 1e6:.1f} MB; next: trt-var run --engines {out}")
 
 
-def _compare(bundle: Bundle, quantised: Bundle, n_draft: int, sampling: Sampling) -> None:
+def _compare(bundle: Bundle, quantised: Bundle, drawing: Drawing) -> None:
     """What all of it costs, by scale."""
     from trt_var.calibration.sensitivity import agreement, errors, some_labels, walk
 
     labels = some_labels(bundle)
-    expected = walk(bundle, labels, n_draft, sampling)
-    found = walk(quantised, labels, n_draft, sampling, expected)
+    expected = walk(bundle, labels, drawing.n_draft, drawing.sampling)
+    found = walk(quantised, labels, drawing.n_draft, drawing.sampling, expected)
     for scale, (error, equal) in enumerate(zip(errors(found, expected), agreement(found, expected), strict=True)):
         print(f"scale {scale}: on equal history logits off by {error:.3f} deviations, {equal:.1%} of the tokens equal")
 
 
-def _observed(bundle: Bundle, target: Bundle, options: argparse.Namespace, sampling: Sampling) -> Observed:
-    from dataclasses import replace
-
+def _observed(bundle: Bundle, target: Bundle, drawing: Drawing, options: argparse.Namespace) -> Observed:
     from tqdm import tqdm
     from trt_var.calibration import cache
     from trt_var.calibration.observe import observe
 
-    wanted = cache.Recipe(
-        options.n_draft, options.calibrate, options.seed, sampling.cfg, sampling.top_k, sampling.top_p, options.calibrate
-    )
+    wanted = cache.Recipe(drawing.n_draft, options.calibrate, drawing.seed, drawing.sampling, options.calibrate)
     before: tuple[int, Observed] = (0, {})
     if options.ranges and options.ranges.exists():
         recipe, observed = cache.load(options.ranges, target.manifest)
@@ -128,17 +131,15 @@ def _observed(bundle: Bundle, target: Bundle, options: argparse.Namespace, sampl
             if options.ranges:
                 cache.save(options.ranges, bundle.manifest, replace(wanted, done=done), observed)
 
-        return observe(bundle, options.n_draft, options.calibrate, sampling, options.seed, before, keep)
+        return observe(bundle, drawing.n_draft, options.calibrate, drawing.sampling, drawing.seed, before, keep)
 
 
-def _bearing(bundle: Bundle, observed: Observed, wanted: Quantisation, n_draft: int, sampling: Sampling) -> Quantisation:
+def _bearing(bundle: Bundle, observed: Observed, wanted: Quantisation, drawing: Drawing) -> Quantisation:
     """All groups but those whose quantisation alone goes beyond the limit."""
-    from dataclasses import replace
-
     from trt_var.calibration.sensitivity import LIMIT, sweep
 
     chosen: dict[Role, tuple[str, ...]] = dict.fromkeys(observed, ())
-    for role, group, error in sweep(bundle, observed, wanted, n_draft, sampling):
+    for role, group, error in sweep(bundle, observed, wanted, drawing.n_draft, drawing.sampling):
         kept = error > LIMIT
         print(f"{role:8} {group:5} alone: logits off by {error:.3f} deviations{', stays in floating point' if kept else ''}")
         if not kept:

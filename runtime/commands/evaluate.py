@@ -46,6 +46,7 @@ def add(subparsers: Any, name: str) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     from trt_var import images
+    from trt_var.files import replacing
     from trt_var.pipeline import Pipeline
 
     _check(options)
@@ -56,7 +57,7 @@ def _eval(options: argparse.Namespace) -> None:
         report = _work(options)(options, pipeline)
     if options.json:
         report |= {"engines": str(options.engines), "backend": pipeline.backend}
-        with images.replacing(options.json) as file:
+        with replacing(options.json) as file:
             file.write(json.dumps(report, indent=2).encode() + b"\n")
 
 

@@ -224,8 +224,9 @@ def test_an_interrupted_calibration_goes_on(
         patch.setattr(cache, "save", stop)
         assert main([*calls["broken"], "--groups", "all"]) == 130
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.npz"]
-    assert main([*calls["broken"], "--groups", "all", "--seed", "3"]) == 2
-    assert "begun with other settings" in capsys.readouterr().err
+    for change in (["--seed", "3"], ["--temperature", "1.1"]):
+        assert main([*calls["broken"], "--groups", "all", *change]) == 2
+        assert "begun with other settings" in capsys.readouterr().err
     for call in calls.values():
         assert main([*call, "--groups", "all"]) == 0
     assert "16 of 20 images" in capsys.readouterr().out
@@ -260,7 +261,7 @@ class TestMistakes:
 
     def test_statistics_of_other_weights_or_no_statistics(self, digits: Bundle, observed: Observed, tmp_path: Path) -> None:
         path = tmp_path / "ranges.npz"
-        recipe = cache.Recipe(N, 20, 0, 1.5, 200, 0.96, 20)
+        recipe = cache.Recipe(N, 20, 0, Sampling(top_k=200, temperature=(1.1, 1, 1, 1, 1, 1)), 20)
         cache.save(path, digits.manifest, recipe, observed)
         again, found = cache.load(path, digits.manifest)
         assert again == recipe
@@ -272,6 +273,10 @@ class TestMistakes:
             path.write_bytes(damage)
             with pytest.raises(DataError, match="does not hold calibration statistics"):
                 cache.load(path, digits.manifest)
+        observed = {role: dict(found) for role, found in observed.items()}
+        observed["drafter"]["head"] = Statistics(3)
+        with pytest.raises(DataError, match="statistics of head are not of 128 channels"):
+            quantised(digits, observed, tmp_path / "q")
 
     def test_overflowing_weights_name_the_layer(self, digits: Bundle, tmp_path: Path) -> None:
         out = tmp_path / "broken"

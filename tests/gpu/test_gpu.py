@@ -9,7 +9,6 @@ import importlib
 import os
 import shutil
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
@@ -22,27 +21,29 @@ from trt_var.export.engines import EngineRecipe, build_engines
 golden = np.load(GOLDEN / "tiny.npz")
 
 
-@pytest.fixture(scope="module", params=["pycuda", "cuda-core", "simulated"])
-def device(request: pytest.FixtureRequest) -> cuda.Device:
-    wanted = os.environ.get(cuda.VARIABLE)
-    if request.param == "simulated" and wanted != "simulated":
+@pytest.fixture(scope="module", params=cuda.SEAMS)
+def seam(request: pytest.FixtureRequest) -> str:
+    if request.param == "simulated" and os.environ.get(cuda.VARIABLE) != "simulated":
         pytest.skip("asked for by TRT_VAR_CUDA=simulated alone")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def device(seam: str) -> cuda.Device:
     try:
-        return cuda.SEAMS[request.param]()
+        return cuda.SEAMS[seam]()
     except (BackendError, ImportError) as error:
-        pytest.skip(f"{request.param}: {error}")
+        pytest.skip(f"{seam}: {error}")
 
 
 @pytest.fixture
-def kind(device: cuda.Device, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kind:
-    """The first kind of engines that can be built for this device."""
-    monkeypatch.setenv(
-        cuda.VARIABLE, next(name for name, seam in cuda.SEAMS.items() if name in str(request.node.callspec.id))
-    )
+def kind(seam: str, device: cuda.Device, monkeypatch: pytest.MonkeyPatch) -> Kind:
+    """The first kind of engines that can be built for this device; pipelines then use the same seam."""
+    monkeypatch.setenv(cuda.VARIABLE, seam)
     for name in device.kinds:
         try:
-            importlib.import_module(engines.MODULES[cast(Kind, name)])
-            return cast(Kind, name)
+            importlib.import_module(engines.MODULES[name])
+            return name
         except (ImportError, OSError):
             continue
     pytest.skip(f"none of {', '.join(device.kinds)} is installed")

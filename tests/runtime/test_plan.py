@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from trt_var import UsageError, plan
 from trt_var import manifest as manifests
@@ -58,5 +59,8 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "largest batch that fits" in capsys.readouterr().out
     for change in (["--device", "abacus"], ["--batch", "0"], ["--n-draft", "9"]):
         assert main(["plan", "--engines", "digits", *change]) == 2
+    quantised = msgspec.structs.replace(Bundle.open("digits").manifest, quantised={"drafter": {"fc1": "int8"}})
+    with pytest.raises(UsageError, match="counted from a float bundle"):
+        plan.plan(quantised, plan.device("l20"), 3, 1)
     with pytest.raises(UsageError, match="known are"):
         plan.device("abacus")

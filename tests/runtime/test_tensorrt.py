@@ -15,11 +15,12 @@ from helpers import GOLDEN, assert_close, assert_tokens
 from trt_var import BackendError, BundleError, Pipeline, Sampling, backends, engines, simulated
 from trt_var.backends.tensorrt import TensorRT
 from trt_var.bundle import PACKAGED, Bundle
+from trt_var.cli import main
 from trt_var.cuda import VARIABLE
 from trt_var.engines import Batch
 from trt_var.export.engines import EngineRecipe, build_engines
 from trt_var.pipeline import Generation
-from trt_var.simulated import SimulatedDevice, SimulationError
+from trt_var.simulated_device import POISON, TOTAL, SimulatedDevice, SimulationError
 
 FOLDER = "tensorrt/simulated-1-host"
 golden = np.load(GOLDEN / "tiny.npz")
@@ -144,11 +145,11 @@ def test_closing_frees_everything(digits: Path) -> None:
     for _ in range(3):
         pipeline.generate([1, 2], n_draft=3)
     used = device(pipeline)
-    assert used.free_memory() < simulated.TOTAL
+    assert used.free_memory() < TOTAL
     pipeline.close()
     gc.collect()
     used.synchronize()
-    assert used.free_memory() == simulated.TOTAL
+    assert used.free_memory() == TOTAL
 
 
 def test_a_failure_frees_its_memory_and_the_next_request_works(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +187,13 @@ def test_old_graphs_give_way(digits: Path, monkeypatch: pytest.MonkeyPatch) -> N
             gc.collect()
             free.append(device(pipeline).free_memory())
         assert len(pipeline._backend._replays) == 2  # type: ignore[attr-defined]
+
+
+def test_command(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "digits.png"
+    assert main(["run", "--engines", str(digits), "--backend", "tensorrt", "--labels", "1,2", "--out", str(out)]) == 0
+    assert "simulated" in capsys.readouterr().out
+    assert out.is_file()
 
 
 def test_auto_takes_engines_where_there_are_some(digits: Path) -> None:
@@ -260,7 +268,7 @@ class TestSimulatedDevice:
         gpu.to_device(memory.address, host)
         gpu.to_host(back, memory.address)
         host[:] = 2
-        assert (back == simulated.POISON).all()
+        assert (back == POISON).all()
         gpu.synchronize()
         assert (back == 2).all()
 

@@ -1,0 +1,189 @@
+"""A GPU's memory and stream, simulated on the host: work is done late, and what a GPU would punish is refused.
+
+``simulated`` has the engines that run on it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
+
+import numpy as np
+from trt_var.cuda import Bytes, Memory
+from trt_var.engines import Kind
+from trt_var.errors import BackendError
+
+TARGET = "host"
+SCRATCH_ALIGNMENT = 512
+POISON = 0xFF  # not a number in every float type
+TOTAL = 24 << 30
+
+
+class SimulationError(BackendError):
+    """Something that a GPU would punish, often silently."""
+
+
+class _Block:
+    def __init__(self, size: int) -> None:
+        self.data = np.full(size, POISON, np.uint8)
+        self.written = np.zeros(size, np.bool_)
+
+
+class SimulatedDevice:
+    """Memory, one stream and captures; ``cuda.Device`` has the contracts."""
+
+    kinds: tuple[Kind, ...] = ("simulated",)
+    description = "a GPU simulated in host memory, for tests"
+    target = TARGET
+    by_stream: ClassVar[weakref.WeakValueDictionary[int, SimulatedDevice]] = weakref.WeakValueDictionary()
+    _streams = itertools.count(0x51A0)
+
+    def __init__(self, total: int = TOTAL) -> None:
+        self.stream = next(self._streams)
+        self.by_stream[self.stream] = self
+        self.launches = 0
+        self._total = total
+        self._blocks: dict[int, _Block] = {}
+        self._pinned: list[tuple[int, int]] = []
+        self._next = SCRATCH_ALIGNMENT
+        self._queue: list[Callable[[], None]] = []
+        self._recorded: list[Callable[[], None]] | None = None
+        self._capturer = 0
+        self._running = False
+        self._doomed: list[int] = []  # freed while work was running
+        self._faults: list[str] = []
+        self._lock = threading.RLock()  # memory is freed by whatever thread drops it last
+
+    def active(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def free_memory(self) -> int:
+        return self._total - sum(block.data.size for block in self._blocks.values())
+
+    def allocate(self, size: int) -> Memory:
+        self._outside_capture("allocation")
+        if size > self.free_memory():
+            raise BackendError(f"CUDA failed: out of memory, {size} bytes wanted")
+        address = self._next
+        self._blocks[address] = _Block(size)
+        self._next += (-(-size // SCRATCH_ALIGNMENT) + 1) * SCRATCH_ALIGNMENT  # a gap, so that overruns hit nothing
+        return Memory(address, size, lambda: self._free(address))
+
+    def pinned(self, size: int) -> Bytes:
+        self._outside_capture("allocation of pinned memory")
+        array = np.full(size, POISON, np.uint8)
+        self._pinned.append((array.ctypes.data, size))
+        return array
+
+    def to_device(self, address: int, host: Bytes) -> None:
+        content = host if self._is_pinned(host) else host.copy()
+
+        def copy() -> None:
+            self.bytes(address, host.nbytes, writing=True)[:] = content
+
+        self.enqueue(copy)
+
+    def to_host(self, host: Bytes, address: int) -> None:
+        self._is_pinned(host)
+
+        def copy() -> None:
+            host[:] = self.bytes(address, host.nbytes)
+
+        self.enqueue(copy)
+
+    def synchronize(self) -> None:
+        self._outside_capture("synchronisation")
+        with self._lock:
+            pending, self._queue = self._queue, []
+            self._running = True
+            try:
+                for operation in pending:
+                    operation()
+            finally:
+                self._running = False
+                while self._doomed:
+                    self._blocks.pop(self._doomed.pop(), None)
+        if self._faults:
+            raise SimulationError("; ".join(self._faults))
+
+    def capture(self, work: Callable[[], object]) -> Callable[[], None]:
+        self._outside_capture("a capture")
+        recorded: list[Callable[[], None]] = []
+        self._recorded, self._capturer = recorded, threading.get_ident()
+        try:
+            work()
+        finally:
+            self._recorded = None
+
+        def launch() -> None:
+            self.launches += 1
+            self._queue.extend(recorded)
+
+        return launch
+
+    def enqueue(self, operation: Callable[[], None]) -> None:
+        """In the stream's order, or into the capture that is under way."""
+        (self._queue if self._recorded is None else self._recorded).append(operation)
+
+    def capturing(self) -> bool:
+        """Whether calls are recorded now."""
+        return self._recorded is not None
+
+    def bytes(self, address: int, size: int, *, writing: bool = False) -> Bytes:
+        """Device memory, when the stream gets there.
+
+        Raises:
+            SimulationError: not within one living allocation; or read before anybody wrote there.
+        """
+        if size == 0:
+            return np.empty(0, np.uint8)
+        block, span = self._find(address, size)
+        if writing:
+            block.written[span] = True
+        elif not block.written[span].all():
+            raise SimulationError(f"{size} bytes at {address:#x} are read, but nobody wrote {(~block.written[span]).sum()}")
+        return block.data[span]
+
+    def spoil(self, address: int, size: int) -> None:
+        """What scratch memory holds after a run is nobody's."""
+        block, span = self._find(address, size)
+        block.data[span], block.written[span] = POISON, False
+
+    def _find(self, address: int, size: int) -> tuple[_Block, slice]:
+        starts = sorted(self._blocks)
+        start = starts[max(bisect.bisect_right(starts, address) - 1, 0)] if starts else 0
+        block, offset = self._blocks.get(start), address - start
+        if block is None or not 0 <= offset <= block.data.size - size:
+            raise SimulationError(f"{size} bytes at {address:#x} lie in no allocation: freed, or out of bounds")
+        return block, slice(offset, offset + size)
+
+    def _free(self, address: int) -> None:
+        """As cuMemFree: waits for the work that is enqueued; another thread's capture does not mind."""
+        with self._lock:
+            if self._running:
+                self._doomed.append(address)
+                return
+            if self._recorded is not None and self._capturer == threading.get_ident():
+                self._faults.append("memory was freed while capturing")
+            elif self._recorded is None and self._queue:
+                try:
+                    self.synchronize()
+                except SimulationError as error:  # a finaliser cannot raise
+                    self._faults.append(str(error))
+            self._blocks.pop(address, None)
+
+    def _outside_capture(self, what: str) -> None:
+        if self._recorded is not None:
+            raise SimulationError(f"{what} is not allowed while capturing")
+
+    def _is_pinned(self, host: Bytes) -> bool:
+        address = host.ctypes.data
+        found = any(start <= address and address + host.nbytes <= start + size for start, size in self._pinned)
+        if not found and self._recorded is not None:
+            raise SimulationError("a captured copy must use pinned memory")
+        return found
