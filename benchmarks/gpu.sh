@@ -21,6 +21,6 @@ echo "== TensorRT against ONNX Runtime on the same GPU: tokens and pictures =="
 trt-var eval --engines "$out" --backend tensorrt --against-backend onnxruntime --n-draft 8 --per-class 1 --rounds 1
 
 echo "== N = 6 to 10, batches of 1, 8 and 64, beside eager PyTorch =="
-python benchmarks/speed.py --engines "$out" --backend tensorrt,onnxruntime --eager --device cuda \
-    --n-draft 6,7,8,9,10 --batch 1,8,64 --repeats 5 --out "$out/speed"
-python benchmarks/paper.py "$out/speed.json"
+trt-var bench --engines "$out" --backend tensorrt,onnxruntime --compare eager --device cuda \
+    --n-draft 6,7,8,9,10 --batch 1,8,64 --repeats 5 --out "$out/bench"
+python benchmarks/paper.py "$out/bench/report.json"

@@ -1,4 +1,4 @@
-"""The paper's speeds beside those of a report: ``python benchmarks/paper.py speed.json``."""
+"""The paper's speeds beside those of a report: ``python benchmarks/paper.py bench/report.json``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ BATCH = 64
 
 def main() -> None:
     report = json.loads(Path(sys.argv[1]).read_text())
-    rows = [row for row in report["rows"] if row["batch"] == BATCH]
+    rows = [row for row in report["rows"] if row["setting"]["batch"] == BATCH]
     if not rows:
-        sys.exit(f"{sys.argv[1]} has no batch of {BATCH}; run benchmarks/speed.py --batch {BATCH}")
-    backends = sorted({row["backend"] for row in rows})
+        sys.exit(f"{sys.argv[1]} has no batch of {BATCH}; run trt-var bench --batch {BATCH}")
+    backends = sorted({row["setting"]["backend"] for row in rows})
     print(f"Seconds for {BATCH} images, decoder left out; {report['machine']}")
     print("| N | published, L20 | " + " | ".join(backends) + " |")
     print("|---" * (len(backends) + 2) + "|")
     for n_draft, published in PUBLISHED.items():
-        found = {row["backend"]: row["total"] - row["decoder"] for row in rows if row["n_draft"] == n_draft}
+        found = {
+            row["setting"]["backend"]: row["total"] - row["decoder"] for row in rows if row["setting"]["n_draft"] == n_draft
+        }
         print(
             f"| {n_draft} | {published} | " + " | ".join(f"{found[b]:.2f}" if b in found else "–" for b in backends) + " |"
         )

@@ -42,7 +42,7 @@ class LogitsBackend(OnnxRuntime):
 def walk(bundle: Bundle, labels: tuple[int, ...], n_draft: int, sampling: Sampling, teacher: Walk | None = None) -> Walk:
     """Tokens and guided logits of every scale, [n, B] and [n, B, V]; on another walk's tokens if one is given."""
     with Pipeline(bundle, LogitsBackend()) as pipeline:
-        chain = pipeline._chain(n_draft)
+        chain = pipeline.chain(n_draft)
         numbers = uniforms(range(len(labels)), bundle.schedule.length)
         forced = None if teacher is None else np.concatenate(teacher[0])
         request = Request(labels, numbers, n_draft, sampling, forced)

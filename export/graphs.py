@@ -132,9 +132,12 @@ class Quantise(nn.Module):
             h = self.up @ h @ self.up.T
         return self.quantize.phi(h, self.scale, self.schedule.scales)
 
-    def forward(self, tokens: Tensor, f_hat: Tensor) -> tuple[Tensor, ...]:
-        """Tokens int32 [n, B], f_hat [B, Z, P, P] → f_hat, and the next scale's features [n', B, Z] if there is one."""
-        f_hat = f_hat + self.contribution(tokens)
+    def forward(self, tokens: Tensor, f_hat: Tensor, kept: Tensor, keep: Tensor) -> tuple[Tensor, ...]:
+        """Tokens int32 [n, B], f_hat [B, Z, P, P] → f_hat, and the next scale's features [n', B, Z] if there is one.
+
+        Where ``keep`` [B, 1, P, P] is 1, f_hat becomes ``kept`` [B, Z, P, P]; at 0, f_hat is what it would be without.
+        """
+        f_hat = (1 - keep) * (f_hat + self.contribution(tokens)) + keep * kept
         return (f_hat,) if self.down is None else (f_hat, self.next_features(f_hat))
 
     def next_features(self, f_hat: Tensor) -> Tensor:
@@ -146,12 +149,18 @@ class Quantise(nn.Module):
 
 def quantise(vqvae: Vqvae, schedule: Schedule, scale: int) -> Traceable:
     module = Quantise(vqvae, schedule, scale)
-    f_hat = torch.zeros(2, vqvae.shape.code_width, schedule.side, schedule.side)
+    sides = (schedule.side, schedule.side)
+    inputs = {
+        "tokens": torch.zeros(schedule.tokens(scale), 2, dtype=torch.int32),
+        "f_hat": torch.zeros(2, vqvae.shape.code_width, *sides),
+        "kept": torch.zeros(2, vqvae.shape.code_width, *sides),
+        "keep": torch.zeros(2, 1, *sides),
+    }
     return Traceable(
         f"quantise_{scale:02d}",
         module,
-        {"tokens": torch.zeros(schedule.tokens(scale), 2, dtype=torch.int32), "f_hat": f_hat},
-        {"tokens": {1: "batch"}, "f_hat": {0: "batch"}},
+        inputs,
+        {"tokens": {1: "batch"}, **{name: {0: "batch"} for name in ("f_hat", "kept", "keep")}},
         ("new_f_hat",) if module.down is None else ("new_f_hat", "features"),
         {key: key for key, _ in module.named_parameters()},
     )

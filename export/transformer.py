@@ -52,6 +52,11 @@ def layer_norm(x: Tensor) -> Tensor:
     return F.layer_norm(x.float(), x.shape[-1:], eps=1e-6)
 
 
+def unit(x: Tensor) -> Tensor:
+    """L2 normalisation of the last axis; torch's own expands the norm to the full shape in the exported graph."""
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+
 class Attention(nn.Module):
     def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
@@ -72,8 +77,8 @@ class Attention(nn.Module):
         qkv = (self.mat_qkv(x) + qkv_bias).reshape(n, rows, 3, self.heads, HEAD_WIDTH)
         q, k, v = qkv.unbind(2)
         scale = self.scale_mul_1H11.float().clamp(max=MAX_LOG_SCALE).exp().reshape(self.heads, 1)
-        q = (F.normalize(q.float(), dim=-1, eps=1e-12) * scale).to(x.dtype)
-        k = F.normalize(k.float(), dim=-1, eps=1e-12).to(x.dtype)
+        q = (unit(q.float()) * scale).to(x.dtype)
+        k = unit(k.float()).to(x.dtype)
         keys, values = torch.cat((past_k, k)), torch.cat((past_v, v))
         out = self._attend(q.permute(1, 2, 0, 3), keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3), bias)
         return self.proj(out.permute(2, 0, 1, 3).reshape(n, rows, width)), k, v

@@ -46,6 +46,19 @@ class Chain:
 
 
 @dataclass(frozen=True)
+class Region:
+    """What of a given image is kept while the rest is drawn, the same for a whole batch (the VAR paper, zero-shot editing).
+
+    Attributes:
+        keep: float32 [P, P], 1 where the image is kept and 0 where it is drawn.
+        f_hats: float32 [K, Z, P, P], the given image's f_hat after every scale, from the encoder.
+    """
+
+    keep: NDArray[np.float32]
+    f_hats: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class Request:
     """What to draw for a batch of B images.
 
@@ -55,6 +68,7 @@ class Request:
         n_draft: how many scales the drafter draws.
         sampling: checked settings.
         teacher: tokens [L, B] that replace the drawn ones in what later scales see, to compare models on equal input.
+        region: what of a given image is kept; nothing without it.
     """
 
     labels: tuple[int, ...]
@@ -62,6 +76,7 @@ class Request:
     n_draft: int
     sampling: Sampling
     teacher: NDArray[np.integer] | None = None
+    region: Region | None = None
 
 
 @dataclass(frozen=True)
@@ -89,13 +104,19 @@ def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
     float32 ``conditions.ROLE`` [2B, M, C] of the roles that draw, ``f_hat`` [B, Z, P, P] and ``features`` [L, B, Z] as the
     first scale sees them; for every scale k ``uniforms.k`` [n, B], ``guidance.k``, ``temperature.k``, ``top_p.k``,
     ``top_k.k`` [1, B] and perhaps ``teacher.k`` [n, B]. One array a scale, for engines that want aligned addresses.
+    ``keep`` [B, 1, P, P] says what is kept of ``kept.k`` [B, Z, P, P], which are there only if something may be.
     """
     manifest, batch = chain.manifest, len(request.labels)
     schedule = Schedule(manifest.schedule)
     found: dict[str, NDArray[Any]] = {
         "f_hat": np.zeros((batch, manifest.code_width, schedule.side, schedule.side), np.float32),
         "features": np.zeros((schedule.length, batch, manifest.code_width), np.float32),
+        "keep": np.zeros((batch, 1, schedule.side, schedule.side), np.float32),
     }
+    if request.region is not None:
+        found["keep"] = np.broadcast_to(request.region.keep, found["keep"].shape)
+        kept = np.broadcast_to(request.region.f_hats[:, None], (schedule.scales, *found["f_hat"].shape))
+        found |= {f"kept.{scale}": f_hat for scale, f_hat in enumerate(kept)}
     for role in _roles(schedule, request.n_draft):
         table = chain.transformers[role].conditions
         null = table.shape[0] - 1
@@ -126,6 +147,7 @@ def decode(chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: 
     """
     backend, schedule = chain.backend, Schedule(chain.manifest.schedule)
     features, f_hat = inputs["features"], inputs["f_hat"]
+    nothing = f_hat  # zeros, for the quantisers to keep nothing of
     cache = _cache(chain, n_draft, features.shape[1])
     for scale in range(schedule.scales):
         role: Role = "drafter" if scale < n_draft else "refiner"
@@ -133,6 +155,7 @@ def decode(chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: 
             side = _Side(chain, role, n_draft, inputs, cache)
         tokens, values = side.draw(scale, features, logits)
         known = {"tokens": inputs.get(f"teacher.{scale}", tokens), "f_hat": f_hat}
+        known |= {"keep": inputs["keep"], "kept": inputs.get(f"kept.{scale}", nothing)}
         f_hat = backend.empty(f_hat.shape, np.float32)
         outputs = {"new_f_hat": f_hat}
         if scale + 1 < schedule.scales:
@@ -189,7 +212,8 @@ def _cache(chain: Chain, n_draft: int, batch: int) -> Buffer:
         for role in _roles(Schedule(chain.manifest.schedule), n_draft)
         for model in [chain.transformers[role]]
     ]
-    return chain.backend.empty((max(sizes),), np.float16 if chain.manifest.precision == "fp16" else np.float32)
+    dtype = np.dtype(np.float16 if chain.manifest.precision == "fp16" else np.float32)
+    return chain.backend.empty((max(sizes),), chain.backend.cache_dtype or dtype)
 
 
 class _Side:

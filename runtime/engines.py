@@ -154,7 +154,9 @@ def profiles(manifest: Manifest, graph: str, batch: Batch) -> tuple[Profile, ...
         shapes = {"f_hat": [(min(b, DECODER_BATCH), code, schedule.side, schedule.side) for b in sizes]}
     else:
         n = schedule.tokens(int(graph.removeprefix("quantise_")))
-        shapes = {"tokens": [(n, b) for b in sizes], "f_hat": [(b, code, schedule.side, schedule.side) for b in sizes]}
+        maps: list[Shape] = [(b, code, schedule.side, schedule.side) for b in sizes]
+        keep: list[Shape] = [(b, 1, schedule.side, schedule.side) for b in sizes]
+        shapes = {"tokens": [(n, b) for b in sizes], "f_hat": maps, "kept": maps, "keep": keep}
     return (Profile("batch", {name: _three(listed) for name, listed in shapes.items()}),)
 
 

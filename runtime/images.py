@@ -14,6 +14,8 @@ from trt_var.files import replacing
 if TYPE_CHECKING:
     from trt_var.pipeline import Generation
 
+GREY, ROW = 128, 10
+
 
 def grid(images: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:
     """Images [n, H, W, 3] side by side, white between them, in a nearly square grid or with so many columns."""
@@ -25,6 +27,12 @@ def grid(images: NDArray[np.uint8], columns: int | None = None, gap: int = 2) ->
         top, left = i // columns * (height + gap), i % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def beside(image: NDArray[np.uint8], mask: NDArray[np.bool_], results: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An input [H, W, 3], itself with the region of ``mask`` [H, W] in grey, and results [n, H, W, 3], in rows of ten."""
+    marked = np.where(mask[:, :, None], np.uint8(GREY), image)
+    return grid(np.concatenate([image[None], marked[None], results]), columns=min(len(results) + 2, ROW))
 
 
 def picture_format(path: Path) -> str:

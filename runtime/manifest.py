@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from trt_var.errors import BundleError
 
-SCHEMA = 1
+SCHEMA = 2
 FILE_NAME = "manifest.json"
 MAX_BYTES = 4 << 20
 

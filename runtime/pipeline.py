@@ -5,30 +5,27 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from trt_var import backends, labels
+from trt_var import backends
 from trt_var.backends.base import Backend, Graph
 from trt_var.bundle import Bundle
-from trt_var.decoding import Chain, Request, Transformer, decode, draw, render, upload
+from trt_var.decoding import DECODER_BATCH, Chain, Transformer, decode, draw, render, upload
+from trt_var.editing import Reconstruction, check_images, check_mask, encode, psnr, region
 from trt_var.errors import UsageError
 from trt_var.manifest import Manifest, Role, default_n_draft
-from trt_var.sampling import Sampling, preset, uniforms
+from trt_var.requests import MAX_BATCH, Labels, Run, prepare
+from trt_var.sampling import Sampling
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 log = logging.getLogger(__name__)
-
-MAX_IMAGES = 4096
-MAX_BATCH = 256
-MAX_SEED = 2**63 - 1
-Labels = int | str | Sequence[int | str]
 
 
 @dataclass(frozen=True)
@@ -132,6 +129,10 @@ class Pipeline:
         """Engine, version, device and precision in use."""
         return self._backend.description
 
+    def free_memory(self) -> int | None:
+        """Bytes that can still be allocated on the device; None for the host, and where the engine does not tell."""
+        return self._backend.free_memory()
+
     def generate(
         self,
         labels: Labels,
@@ -161,8 +162,72 @@ class Pipeline:
             UsageError: a value out of range; nothing has been computed.
             BackendError: the engine failed.
         """
-        run = self._prepare(labels, seeds, n_draft, sampling, batch_size, teacher)
-        chain = self._chain(run.n_draft)
+        run = prepare(self.manifest, self._names, labels, seeds, n_draft, sampling, batch_size, teacher)
+        return self._draw(run, batch_size, progress)
+
+    def inpaint(
+        self,
+        image: NDArray[np.uint8],
+        mask: NDArray[np.bool_],
+        labels: Labels,
+        *,
+        seeds: int | Sequence[int] = 0,
+        n_draft: int | None = None,
+        sampling: Sampling | str = "default",
+        batch_size: int = 8,
+        raw: bool = False,
+        progress: Callable[[int], object] | None = None,
+    ) -> Generation:
+        """Redraw a region of an image, once a label; of another class than the image's, that is editing.
+
+        After every scale, f_hat outside the region is put back to the image's own (the VAR paper, zero-shot editing).
+
+        Args:
+            image: uint8 [H, W, 3] of the model's size; ``trt_var.pictures.read_picture`` makes it of a file.
+            mask: bool [H, W], True where the image is redrawn.
+            labels, seeds, n_draft, sampling, batch_size, progress: see ``generate``.
+            raw: return the decoder's pixels everywhere; else those outside the region are the image's own.
+
+        Raises:
+            UsageError: a value out of range; nothing has been computed.
+            BackendError: the engine failed.
+        """
+        run = prepare(self.manifest, self._names, labels, seeds, n_draft, sampling, batch_size)
+        check_images(image[None], self.manifest)
+        check_mask(mask, self.manifest)
+        _, f_hats = self._encode(image[None])
+        drawn = self._draw(replace(run, region=region(mask, f_hats[:, 0], self.manifest)), batch_size, progress)
+        return drawn if raw else replace(drawn, images=np.where(mask[:, :, None], drawn.images, image))
+
+    def reconstruct(self, images: NDArray[np.uint8]) -> Reconstruction:
+        """Encode images uint8 [n, H, W, 3] of the model's size and decode them again: the best that any tokens can do.
+
+        Raises:
+            UsageError: images of another shape or type, or more than a request may have.
+            BackendError: the engine failed.
+        """
+        check_images(images, self.manifest)
+        chain = self.chain(default_n_draft(self.manifest))
+        found, tokens = [], []
+        size = min(DECODER_BATCH, self._backend.padded(DECODER_BATCH))
+        for start in range(0, len(images), size):
+            piece = images[start : start + size]
+            drawn, f_hats = self._encode(piece)
+            pictures = self._backend.download(render(chain, self._backend.upload(f_hats[-1])))
+            tokens.append(drawn.T[: len(piece)])
+            found.append(pictures[: len(piece)])
+        redrawn = np.concatenate(found)
+        return Reconstruction(redrawn, np.concatenate(tokens).astype(np.uint16), psnr(redrawn, images))
+
+    def _encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Tokens and f_hats of images; the last is repeated where the backend's batches are larger."""
+        with self._lock:
+            encoder = self._load(self.manifest.encoder.onnx, exact=True)
+        fill = [min(i, len(images) - 1) for i in range(self._backend.padded(len(images)))]
+        return encode(self._backend, encoder, self.manifest, images[fill])
+
+    def _draw(self, run: Run, batch_size: int, progress: Callable[[int], object] | None) -> Generation:
+        chain = self.chain(run.n_draft)
         images, tokens = [], []
         remaining = run
         while remaining.labels:
@@ -190,14 +255,14 @@ class Pipeline:
         sampling: Sampling | str = "default",
     ) -> Iterator[Preview]:
         """As ``generate``, for one batch, yielding a preview after every scale; each costs one decoder run."""
-        run = self._prepare(labels, seeds, n_draft, sampling, MAX_BATCH)
+        run = prepare(self.manifest, self._names, labels, seeds, n_draft, sampling, MAX_BATCH)
         if len(run.labels) > MAX_BATCH:
             raise UsageError(f"{len(run.labels)} labels; stream takes at most {MAX_BATCH}, one batch")
         return self._stream(run)
 
-    def _stream(self, run: _Run) -> Iterator[Preview]:
+    def _stream(self, run: Run) -> Iterator[Preview]:
         tokens: list[NDArray[np.uint16]] = []
-        chain = self._chain(run.n_draft)
+        chain = self.chain(run.n_draft)
         scales = len(chain.manifest.schedule)
         request = run.request(chain.manifest, len(run.labels))
         for scale in decode(chain, run.n_draft, upload(chain, request)):
@@ -205,38 +270,8 @@ class Pipeline:
             images = self._backend.download(render(chain, scale.f_hat))
             yield Preview(scale.index, scales, scale.role, images, np.concatenate(tokens, axis=1))
 
-    def _prepare(
-        self,
-        wanted: Labels,
-        seeds: int | Sequence[int],
-        n_draft: int | None,
-        sampling: Sampling | str,
-        batch_size: int,
-        teacher: NDArray[np.integer] | None = None,
-    ) -> _Run:
-        manifest = self.manifest
-        scales = len(manifest.schedule)
-        listed = [wanted] if isinstance(wanted, (int, str)) else list(wanted)
-        if not 1 <= len(listed) <= MAX_IMAGES:
-            raise UsageError(f"{len(listed)} labels; expected 1 to {MAX_IMAGES} a request")
-        if not 1 <= batch_size <= MAX_BATCH:
-            raise UsageError(f"batch_size is {batch_size}; expected 1 to {MAX_BATCH}")
-        numbers = range(seeds, seeds + len(listed)) if isinstance(seeds, int) else seeds
-        if len(numbers) != len(listed):
-            raise UsageError(
-                f"{len(numbers)} seeds for {len(listed)} labels; give one each, or the first of consecutive ones"
-            )
-        if not all(0 <= seed <= MAX_SEED for seed in numbers):
-            raise UsageError(f"seeds must lie in 0 to {MAX_SEED}")
-        n_draft = default_n_draft(manifest) if n_draft is None else n_draft
-        _check_n_draft(n_draft, manifest)
-        chosen = preset(sampling, scales, manifest.vocabulary) if isinstance(sampling, str) else sampling
-        chosen.check(scales, manifest.max_top_k)
-        _check_teacher(teacher, len(listed), manifest)
-        numbered = labels.resolve(listed, self._names, manifest.classes)
-        return _Run(tuple(numbered), tuple(numbers), n_draft, chosen, teacher)
-
-    def _chain(self, n_draft: int) -> Chain:
+    def chain(self, n_draft: int) -> Chain:
+        """The loaded graphs of a decoding, for loops of one's own over ``trt_var.decoding.decode``."""
         manifest = self.manifest
         used: dict[Role, bool] = {"drafter": n_draft > 0, "refiner": n_draft < len(manifest.schedule)}
         with self._lock:
@@ -266,49 +301,3 @@ class Pipeline:
         if self._bundle is None:
             raise UsageError("this pipeline is closed; load the bundle again")
         return self._bundle
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A checked request of any number of images."""
-
-    labels: tuple[int, ...]
-    seeds: tuple[int, ...]
-    n_draft: int
-    sampling: Sampling
-    teacher: NDArray[np.integer] | None = None
-
-    def __getitem__(self, images: slice) -> _Run:
-        teacher = None if self.teacher is None else self.teacher[images]
-        return _Run(self.labels[images], self.seeds[images], self.n_draft, self.sampling, teacher)
-
-    def request(self, manifest: Manifest, batch: int) -> Request:
-        """For a batch that may be larger: its last image is then repeated."""
-        fill = [min(i, len(self.labels) - 1) for i in range(batch)]
-        numbers = uniforms(self.seeds, sum(side**2 for side in manifest.schedule))[:, fill]
-        teacher = None if self.teacher is None else self.teacher.T[:, fill]
-        return Request(tuple(self.labels[i] for i in fill), numbers, self.n_draft, self.sampling, teacher)
-
-
-def _check_teacher(teacher: NDArray[np.integer] | None, images: int, manifest: Manifest) -> None:
-    if teacher is None:
-        return
-    expected = (images, sum(side**2 for side in manifest.schedule))
-    if teacher.shape != expected or teacher.dtype.kind not in "iu":
-        raise UsageError(f"teacher has shape {teacher.shape} {teacher.dtype}; expected whole numbers {expected}")
-    if teacher.min() < 0 or teacher.max() >= manifest.vocabulary:
-        raise UsageError(f"teacher's tokens must lie in 0 to {manifest.vocabulary - 1}")
-
-
-def _check_n_draft(n_draft: int, manifest: Manifest) -> None:
-    scales = len(manifest.schedule)
-    if n_draft in manifest.serves:
-        return
-    if not 0 <= n_draft <= scales:
-        raise UsageError(f"n_draft is {n_draft}; expected 0 to {scales}")
-    if "refiner" not in manifest.models:
-        raise UsageError(
-            f"n_draft is {n_draft}, but this bundle has no refiner; it draws all {scales} scales with the drafter"
-        )
-    served = ", ".join(map(str, manifest.serves))
-    raise UsageError(f"n_draft is {n_draft}, but this pair was fine-tuned for N = {served} and serves no other")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from trt_var import images
+from trt_var import images as pictures
 from trt_var.errors import BackendError, UsageError
 from trt_var.files import replacing
 from trt_var.pipeline import Generation, Pipeline
@@ -77,16 +77,25 @@ def write_adm(path: Path, pipeline: Pipeline, series: Series, progress: Progress
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
-    side = pipeline.manifest.image_side
-    shape = (len(series.labels(pipeline)), side, side, 3)
+    drawn = (piece.images for piece in series.draw(pipeline, progress))
+    write_images(path, len(series.labels(pipeline)), pipeline.manifest.image_side, drawn)
+
+
+def write_images(path: Path, num: int, side: int, pieces: Iterable[NDArray[np.uint8]]) -> None:
+    """Write ``num`` images that come in pieces [n, side, side, 3] as ``arr_0`` of an npz, one piece in memory at a time.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left behind.
+    """
     with (
         replacing(path) as file,
         zipfile.ZipFile(file, "w") as archive,
         archive.open("arr_0.npy", "w", force_zip64=True) as array,
     ):
+        shape = (num, side, side, 3)
         np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for drawn in series.draw(pipeline, progress):
-            array.write(np.ascontiguousarray(drawn.images).data)
+        for images in pieces:
+            array.write(np.ascontiguousarray(images).data)
 
 
 def fidelity(real: Path, pipeline: Pipeline, series: Series, progress: Progress | None = None) -> dict[str, float]:
@@ -108,7 +117,7 @@ def fidelity(real: Path, pipeline: Pipeline, series: Series, progress: Progress 
         raise UsageError(f"there is no folder {real}; --fidelity takes a folder of real pictures")
     with tempfile.TemporaryDirectory(prefix="trt-var-") as folder:
         for drawn in series.draw(pipeline, progress):
-            images.save_folder(Path(folder), drawn)
+            pictures.save_folder(Path(folder), drawn)
         found = calculate_metrics(
             input1=folder, input2=str(real), isc=True, fid=True, cuda=torch.cuda.is_available(), verbose=False
         )

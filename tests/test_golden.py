@@ -16,6 +16,7 @@ from trt_var.backends.base import Backend
 from trt_var.backends.onnxruntime import OnnxRuntime
 from trt_var.bundle import Bundle
 from trt_var.decoding import Chain, DecodedScale, Request, decode, render, upload
+from trt_var.editing import region
 from trt_var.export.reference import TorchBackend
 from trt_var.sampling import preset, uniforms
 
@@ -33,7 +34,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="module")
 def chain(backend: Backend, golden_logits_bundle: Path) -> Chain:
-    return Pipeline(Bundle.open(golden_logits_bundle), backend)._chain(5)
+    return Pipeline(Bundle.open(golden_logits_bundle), backend).chain(5)
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +81,35 @@ def test_sampled_logits_teacher_forced(walk: Callable[..., list[DecodedScale]], 
     assert (tokens == expected).mean() > 0.995, f"only {(tokens == expected).mean():.4f} of the draws agree"
 
 
-def test_encoder(backend: Backend, golden_bundle: Path) -> None:
+@pytest.fixture(scope="module")
+def encoded(backend: Backend, golden_bundle: Path) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     image = F.interpolate(torch.from_numpy(golden["encode_input_8x8"]), size=(256, 256), mode="bicubic").clamp(-1, 1)
     tokens = np.empty((680, 2), np.int32)
     f_hats = np.empty((10, 2, 32, 16, 16), np.float32)
     encoder = backend.load(golden_bundle / "encoder.onnx")
     encoder.run({"image": image.numpy()}, {"tokens": tokens, "f_hats": f_hats})
+    return tokens, f_hats
+
+
+def test_encoder(backend: Backend, golden_bundle: Path, encoded: tuple[NDArray[np.int32], NDArray[np.float32]]) -> None:
+    tokens, f_hats = encoded
     assert_tokens(tokens.T, golden["encode_tokens"])
     assert_close(f_hats[-1], golden["encode_f_hat_last"], relative=1e-4)
     images = np.empty((2, 256, 256, 3), np.uint8)
     backend.load(golden_bundle / "decoder.onnx").run({"f_hat": np.ascontiguousarray(f_hats[-1])}, {"images": images})
     assert_close(images.transpose(0, 3, 1, 2), golden["reconstruction"], absolute=2)
+
+
+def test_inpainting(chain: Chain, encoded: tuple[NDArray[np.int32], NDArray[np.float32]]) -> None:
+    mask = np.zeros((256, 256), np.bool_)
+    mask[:, 128:] = True
+    for i, label in enumerate(golden["labels"]):
+        kept = region(mask, encoded[1][:, i], chain.manifest)
+        request = Request((label,), golden["uniforms"][i, :, None], 10, GREEDY, region=kept)
+        scales = list(decode(chain, 10, upload(chain, request)))
+        assert_tokens(np.concatenate([scale.tokens for scale in scales])[:, 0], golden["inpaint_plain_tokens"][i])
+        image = render(chain, scales[-1].f_hat)[0].transpose(2, 0, 1)
+        assert_close(image, golden["inpaint_plain_image"][i], absolute=2)
 
 
 def test_pipeline_from_seeds(golden_bundle: Path) -> None:

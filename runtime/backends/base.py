@@ -51,12 +51,14 @@ class Backend(Protocol):
         description: engine, version, device and precision, for people.
         rank: the higher, the faster by measurement: 3 and 4 on a GPU, 2 on a CPU with short products, 1 else, 0 slower.
         drops_outputs: whether an output that is not named costs no memory.
+        cache_dtype: of keys and values, where it is not that of the graphs.
     """
 
     name: str
     description: str
     rank: int
     drops_outputs: bool
+    cache_dtype: np.dtype[Any] | None
 
     def load(self, path: Path, *, exact: bool = False) -> Graph:
         """Load an ONNX graph whose files have been checked.
@@ -92,6 +94,10 @@ class Backend(Protocol):
         """
         ...
 
+    def free_memory(self) -> int | None:
+        """Bytes that can still be allocated on the device; None for the host, and where the engine does not tell."""
+        ...
+
     def close(self) -> None:
         """Release what is held beside graphs and buffers."""
         ...
@@ -116,6 +122,7 @@ class HostMemory:
     """Buffers for engines that work on host memory, plain NumPy arrays; any batch is drawn, every one anew."""
 
     drops_outputs = True
+    cache_dtype: np.dtype[Any] | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
         return np.empty(shape, dtype)
@@ -132,6 +139,9 @@ class HostMemory:
     def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
         outputs = work({name: self.upload(array) for name, array in arrays.items()})
         return {name: self.download(buffer) for name, buffer in outputs.items()}
+
+    def free_memory(self) -> int | None:
+        return None
 
     def close(self) -> None:
         pass

@@ -34,6 +34,7 @@ class TensorRT:
     name = "tensorrt"
     rank = 4
     drops_outputs = False
+    cache_dtype: np.dtype[Any] | None = None
 
     def __init__(self, trt: Any, device: Device, bundle: Bundle, folder: Path, record: Record) -> None:
         self.description = f"{record.kind} {record.version}, {device.description}, arithmetic of the engines' own types"
@@ -94,6 +95,10 @@ class TensorRT:
             while len(self._replays) > MAX_REPLAYS:
                 self._forget_oldest()
             return found
+
+    def free_memory(self) -> int | None:
+        with self.turn():
+            return self.device.free_memory()
 
     def close(self) -> None:
         with self.turn():

@@ -5,16 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from trt_var.commands import backends, build, calibrate, demo, engines, evaluate, finetune, info, plan, run
+from trt_var.commands import (
+    backends,
+    bench,
+    build,
+    calibrate,
+    demo,
+    engines,
+    evaluate,
+    finetune,
+    info,
+    inpaint,
+    plan,
+    reconstruct,
+    run,
+    sample,
+)
 
 COMMANDS: dict[str, Callable[[Any, str], None]] = {
     "demo": demo.add,
     "run": run.add,
+    "inpaint": inpaint.add,
+    "edit": inpaint.add,
+    "sample": sample.add,
+    "reconstruct": reconstruct.add,
     "build": build.add,
     "calibrate": calibrate.add,
     "engines": engines.add,
     "eval": evaluate.add,
     "finetune": finetune.add,
+    "bench": bench.add,
     "info": info.add,
     "plan": plan.add,
     "backends": backends.add,

@@ -79,7 +79,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
 
 
 def _labels(options: argparse.Namespace, manifest: Manifest) -> list[int | str]:
-    from trt_var.pipeline import MAX_IMAGES
+    from trt_var.requests import MAX_IMAGES
 
     wanted: list[int | str] = [label.strip() for label in (options.labels or "").split(",") if label.strip()]
     if options.labels is None:

@@ -66,7 +66,7 @@ def test_removed_file(copy: Path) -> None:
 
 def test_newer_schema(copy: Path) -> None:
     edit(copy, lambda manifest: manifest.update(schema=99, models="something new"))
-    with pytest.raises(BundleError, match="schema 99, this version reads 1: update trt-var"):
+    with pytest.raises(BundleError, match="schema 99, this version reads 2: update trt-var"):
         Bundle.open(copy)
 
 

@@ -7,8 +7,10 @@ first scale, sampling sorts all logits, the decoder follows. With ``dtype`` the 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,21 +34,19 @@ class Times:
         return sum(self.scales) + self.decoder
 
 
-class EagerAttention(Attention):
+def attend(attention: Attention, x: Tensor, cache: dict[str, Tensor], mask: Tensor | None) -> Tensor:
     """Batch-first, through scaled_dot_product_attention, as published."""
-
-    def attend(self, x: Tensor, cache: dict[str, Tensor], mask: Tensor | None) -> Tensor:
-        rows, n, width = x.shape
-        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = F.linear(x, self.mat_qkv.weight, bias).view(rows, n, 3, self.heads, HEAD_WIDTH)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp_max(4.605170186).exp()
-        k = F.normalize(k, dim=-1)
-        if cache:
-            k, v = torch.cat((cache["k"], k), 2), torch.cat((cache["v"], v), 2)
-        cache["k"], cache["v"] = k, v
-        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask, scale=1.0)
-        return self.proj(out.transpose(1, 2).reshape(rows, n, width))
+    rows, n, width = x.shape
+    bias = torch.cat((attention.q_bias, torch.zeros_like(attention.q_bias), attention.v_bias))
+    qkv = F.linear(x, attention.mat_qkv.weight, bias).view(rows, n, 3, attention.heads, HEAD_WIDTH)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    q = F.normalize(q, dim=-1) * attention.scale_mul_1H11.clamp_max(4.605170186).exp()
+    k = F.normalize(k, dim=-1)
+    if cache:
+        k, v = torch.cat((cache["k"], k), 2), torch.cat((cache["v"], v), 2)
+    cache["k"], cache["v"] = k, v
+    out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask, scale=1.0)
+    return attention.proj(out.transpose(1, 2).reshape(rows, n, width))
 
 
 def block_forward(block: Block, x: Tensor, condition: Tensor, cache: dict[str, Tensor], mask: Tensor | None) -> Tensor:
@@ -54,7 +54,7 @@ def block_forward(block: Block, x: Tensor, condition: Tensor, cache: dict[str, T
     six = block.ada_lin(condition).view(-1, 1, 6, x.shape[-1])
     gamma1, gamma2, scale1, scale2, shift1, shift2 = six.unbind(2)
     norm = x.shape[-1:]
-    attended = EagerAttention.attend(block.attn, F.layer_norm(x, norm, eps=1e-6) * (1 + scale1) + shift1, cache, mask)
+    attended = attend(block.attn, F.layer_norm(x, norm, eps=1e-6) * (1 + scale1) + shift1, cache, mask)
     x = x + attended * gamma1
     return x + block.ffn(F.layer_norm(x, norm, eps=1e-6) * (1 + scale2) + shift2) * gamma2
 
@@ -76,17 +76,17 @@ class Eager:
     def __init__(
         self,
         shapes: dict[Role, TransformerShape],
-        checkpoints: dict[Role, Checkpoint],
+        checkpoints: Mapping[Role, Checkpoint],
         vae: tuple[VqvaeShape, Checkpoint],
         device: str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> None:
         self.device, self.dtype = device, dtype
         self.models: dict[Role, Transformer] = {
-            role: fill(shape, checkpoints[role], device) for role, shape in shapes.items()
+            role: fill(unfilled(shape), checkpoints[role], device) for role, shape in shapes.items()
         }
-        self.vqvae: Vqvae = fill(vae[0], vae[1], device)
-        self.schedule = shapes["drafter"].schedule
+        self.vqvae: Vqvae = fill(unfilled(vae[0]), vae[1], device)
+        self.schedule = next(iter(shapes.values())).schedule
 
     @torch.inference_mode()
     def generate(self, labels: list[int], n_draft: int, cfg: float = 1.5, top_k: int = 600, top_p: float = 0.96) -> Times:
@@ -147,6 +147,7 @@ class Eager:
         if first != scale:
             levels = model.levels[span]
             mask = torch.where(levels <= levels[:, None], 0.0, -torch.inf).to(x.dtype)
+        block: Any
         for block, cache in zip(model.blocks, caches, strict=True):
             x = block_forward(block, x, condition, cache, mask)
         shift_scale = model.head_nm.ada_lin(condition).view(-1, 1, 2, x.shape[-1])
@@ -159,9 +160,8 @@ class Eager:
         return time.perf_counter()
 
 
-def fill(shape: TransformerShape | VqvaeShape, checkpoint: Checkpoint, device: str) -> Transformer | Vqvae:
-    """A model with all of its weights, AdaLN included."""
-    model = unfilled(shape)
+def fill(model: Any, checkpoint: Checkpoint, device: str) -> Any:
+    """A model with all of its weights, AdaLN included, on a device."""
     model.load_state_dict({key: checkpoint.load(key) for key in model.state_dict()}, assign=True)
     if isinstance(model, Transformer):
         model.set_levels()

@@ -1,0 +1,187 @@
+"""Times and memory of a bundle or of eager PyTorch, each measurement in a process of its own."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+from trt_var.decoding import Request, decode, draw, render, upload
+from trt_var.errors import BackendError, UsageError
+from trt_var.manifest import Manifest, Role
+from trt_var.pipeline import Pipeline
+from trt_var.sampling import Sampling, uniforms
+
+EAGER = "eager"
+PACKAGES = ("trt-var", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
+Seconds = tuple[list[float], float, float]
+"""Of every scale, of the decoder, and of all."""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What to measure: ``backend`` may be ``eager``, PyTorch with random weights on ``device``."""
+
+    engines: str
+    backend: str
+    n_draft: int
+    batch: int
+    repeats: int
+    device: str = "cpu"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One measurement: seconds, medians over the repeats; bytes.
+
+    Attributes:
+        first: seconds of the first request, what is prepared once included; loading is not.
+        total: seconds of a batch.
+        scales: seconds of every scale, the host waiting after each.
+        decoder: seconds of the VQVAE's decoder.
+        peak: resident memory of the process at its highest.
+        device_memory: taken on the GPU, where the backend can tell.
+        parameters: of the transformers in use.
+    """
+
+    setting: Setting
+    description: str
+    first: float
+    total: float
+    scales: list[float]
+    decoder: float
+    peak: int
+    device_memory: int | None
+    parameters: int
+
+
+def in_process(setting: Setting) -> Row:
+    """Measure in a new process.
+
+    Raises:
+        BackendError: it failed, with the last line of its output.
+    """
+    command = [sys.executable, "-m", "trt_var.measure", msgspec.json.encode(setting).decode()]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 (this interpreter, these settings)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise BackendError(f"{setting.backend}, N = {setting.n_draft}, batch {setting.batch}: {last}")
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Row)
+
+
+def measure(setting: Setting) -> Row:
+    """Measure in this process."""
+    with Pipeline.load(setting.engines, "auto" if setting.backend == EAGER else setting.backend) as pipeline:
+        manifest = pipeline.manifest
+        free = pipeline.free_memory()
+        if setting.backend == EAGER:
+            description, run = _eager(manifest, setting)
+        else:
+            description, run = pipeline.backend, _bundle(pipeline, setting)
+        started = time.perf_counter()
+        run()
+        first = time.perf_counter() - started
+        results = [run() for _ in range(setting.repeats)]
+        left = pipeline.free_memory()
+    return Row(
+        setting,
+        description,
+        first,
+        statistics.median(total for _, _, total in results),
+        [statistics.median(column) for column in zip(*(scales for scales, _, _ in results), strict=True)],
+        statistics.median(decoder for _, decoder, _ in results),
+        _peak(),
+        None if free is None or left is None else free - left,
+        sum(manifest.models[role].parameters for role in _roles(manifest, setting.n_draft)),
+    )
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, system and the versions of what computes."""
+    found = {"processor": platform.processor() or platform.machine(), "system": platform.platform()}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        flags = next((line for line in lines if line.startswith("flags")), "").split()
+        short = ", ".join(flag for flag in ("amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx2") if flag in flags)
+        found |= {"processor": f"{names[0]} ({short})" if names else found["processor"], "cores": str(len(names))}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _bundle(pipeline: Pipeline, setting: Setting) -> Callable[[], Seconds]:
+    """TensorRT draws it all in one launch, which is timed by itself; its scales with the host waiting after each."""
+    manifest = pipeline.manifest
+    labels = tuple(i % manifest.classes for i in range(setting.batch))
+    numbers = uniforms(range(setting.batch), sum(side**2 for side in manifest.schedule))
+    chain = pipeline.chain(setting.n_draft)
+    request = Request(labels, numbers, setting.n_draft, Sampling(top_k=min(600, manifest.max_top_k)))
+
+    def run() -> Seconds:
+        times = [time.perf_counter()]
+        for scale in decode(chain, request.n_draft, upload(chain, request)):
+            chain.backend.download(scale.tokens)
+            times.append(time.perf_counter())
+        chain.backend.download(render(chain, scale.f_hat))
+        times.append(time.perf_counter())
+        *scales, decoder = (b - a for a, b in pairwise(times))
+        if chain.backend.name != "tensorrt":
+            return scales, decoder, times[-1] - times[0]
+        draw(chain, request)
+        return scales, decoder, time.perf_counter() - times[-1]
+
+    return run
+
+
+def _eager(manifest: Manifest, setting: Setting) -> tuple[str, Callable[[], Seconds]]:
+    """The published algorithm on random weights of the bundle's architecture; float16 autocast on a GPU."""
+    try:
+        import torch
+        from trt_var.export.architecture import parameter_shapes, released_shape, released_vqvae_shape
+        from trt_var.export.checkpoint import RandomWeights
+        from trt_var.export.eager import Eager
+    except ImportError as error:
+        raise BackendError(f"eager PyTorch cannot be measured ({error}): pip install 'trt-var[export]'") from error
+    shapes = {role: released_shape(manifest.models[role].depth) for role in _roles(manifest, setting.n_draft)}
+    if any(
+        shape.schedule.sides != manifest.schedule or shape.vocabulary != manifest.vocabulary for shape in shapes.values()
+    ):
+        raise UsageError("eager PyTorch is measured for the released architectures alone (d16, d20, d24, d30)")
+    weights = {role: RandomWeights(parameter_shapes(shape), 0) for role, shape in shapes.items()}
+    vae = released_vqvae_shape(manifest.vae_channels)
+    half = torch.float16 if setting.device == "cuda" else None
+    model = Eager(shapes, weights, (vae, RandomWeights(parameter_shapes(vae), 2)), setting.device, half)
+    labels = list(range(setting.batch))
+
+    def run() -> Seconds:
+        times = model.generate(labels, setting.n_draft)
+        return times.scales, times.decoder, times.total
+
+    arithmetic = "float16 autocast" if half else "float32"
+    return f"PyTorch {torch.__version__}, eager, {setting.device}, {arithmetic}", run
+
+
+def _roles(manifest: Manifest, n_draft: int) -> list[Role]:
+    used: dict[Role, bool] = {"drafter": n_draft > 0, "refiner": n_draft < len(manifest.schedule)}
+    return [role for role in used if used[role]]
+
+
+def _peak() -> int:
+    import resource
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
+
+
+if __name__ == "__main__":
+    print(msgspec.json.encode(measure(msgspec.json.decode(sys.argv[1], type=Setting))).decode())  # noqa: T201 (to the parent)
