@@ -67,6 +67,7 @@ def quantise(
     changed = {
         name for model in manifest.models.values() for name in (model.step.onnx, model.step.weights, model.conditions)
     }
+    changed |= {model.logits.onnx for model in manifest.models.values() if model.logits}  # of the float weights
     for name in manifest.files.keys() - changed - {manifest.report}:
         shutil.copyfile(bundle.file(name), folder / name)
     report: dict[str, Any] = {"mode": wanted.mode, "method": wanted.method, "layers": {}}
@@ -80,7 +81,8 @@ def quantise(
     (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     names = sorted(path.name for path in folder.iterdir())
     files = {name: File((folder / name).stat().st_size, file_sha256(folder / name)) for name in names}
-    described = msgspec.structs.replace(manifest, files=files, report="report.json", quantised=chosen)
+    models = {role: msgspec.structs.replace(model, logits=None) for role, model in manifest.models.items()}
+    described = msgspec.structs.replace(manifest, files=files, models=models, report="report.json", quantised=chosen)
     (folder / manifests.FILE_NAME).write_bytes(manifests.encode(described))
 
 

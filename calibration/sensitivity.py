@@ -16,7 +16,8 @@ from trt_var.bundle import Bundle
 from trt_var.calibration.layers import GROUPS
 from trt_var.calibration.observe import Observed, open_edited
 from trt_var.calibration.quantise import Quantisation, quantise
-from trt_var.decoding import Request, decode, upload
+from trt_var.decoding import Chain, Request, decode, render, upload
+from trt_var.editing import psnr
 from trt_var.manifest import Role
 from trt_var.pipeline import Pipeline
 from trt_var.sampling import Sampling, uniforms
@@ -58,6 +59,28 @@ def errors(found: Walk, expected: Walk) -> list[float]:
 def agreement(found: Walk, expected: Walk) -> list[float]:
     """Per scale: share of equal tokens."""
     return [float((a == b).mean()) for a, b in zip(found[0], expected[0], strict=True)]
+
+
+def psnr_by_scale(bundle: Bundle, found: Walk, expected: Walk) -> list[float]:
+    """Per scale, decibels between pictures of equal history in which only this scale's tokens are either walk's own.
+
+    Infinite where all tokens are equal. ``bundle`` is either of the two: their VQVAE is the same.
+    """
+    backend, manifest = OnnxRuntime(), bundle.manifest
+    quantiser = tuple(backend.load(bundle.graph(graph)) for graph in manifest.quantiser)
+    chain = Chain(backend, manifest, {}, quantiser, backend.load(bundle.graph(manifest.decoder)))
+    side, batch = bundle.schedule.side, expected[0][0].shape[1]
+    nothing = np.zeros((batch, manifest.code_width, side, side), np.float32)
+    keep, f_hat, decibels = np.zeros((batch, 1, side, side), np.float32), nothing, []
+    for scale, graph in enumerate(quantiser):
+        pictures = []
+        for tokens in (found[0][scale], expected[0][scale]):
+            after = np.empty_like(nothing)
+            graph.run({"tokens": tokens, "f_hat": f_hat, "kept": nothing, "keep": keep}, {"new_f_hat": after})
+            pictures.append(np.asarray(render(chain, after)).reshape(1, -1, 1, 1))
+        decibels.append(float(psnr(*pictures)[0]))
+        f_hat = after
+    return decibels
 
 
 def some_labels(bundle: Bundle) -> tuple[int, ...]:

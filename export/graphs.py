@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trt_var.export import sampler
 from trt_var.export.sampler import draw, guide
 from trt_var.export.transformer import HEAD_WIDTH, Transformer
 from trt_var.export.vqvae import Vqvae
@@ -126,8 +127,12 @@ class Quantise(nn.Module):
 
     def contribution(self, tokens: Tensor) -> Tensor:
         """Tokens [n, B] → φ_k of their upsampled codebook rows [B, Z, P, P]."""
+        return self.spread(self.quantize.embedding(tokens))
+
+    def spread(self, vectors: Tensor) -> Tensor:
+        """Vectors [n, B, Z] → upsampled, through φ_k: [B, Z, P, P]."""
         side = self.schedule.sides[self.scale]
-        h = self.quantize.embedding(tokens).permute(1, 2, 0).unflatten(2, (side, side))
+        h = vectors.permute(1, 2, 0).unflatten(2, (side, side))
         if self.up is not None:
             h = self.up @ h @ self.up.T
         return self.quantize.phi(h, self.scale, self.schedule.scales)
@@ -137,7 +142,11 @@ class Quantise(nn.Module):
 
         Where ``keep`` [B, 1, P, P] is 1, f_hat becomes ``kept`` [B, Z, P, P]; at 0, f_hat is what it would be without.
         """
-        f_hat = (1 - keep) * (f_hat + self.contribution(tokens)) + keep * kept
+        return self.advance(self.contribution(tokens), f_hat, kept, keep)
+
+    def advance(self, contribution: Tensor, f_hat: Tensor, kept: Tensor, keep: Tensor) -> tuple[Tensor, ...]:
+        """What a scale adds [B, Z, P, P] → f_hat and features, see ``forward``."""
+        f_hat = (1 - keep) * (f_hat + contribution) + keep * kept
         return (f_hat,) if self.down is None else (f_hat, self.next_features(f_hat))
 
     def next_features(self, f_hat: Tensor) -> Tensor:
@@ -145,6 +154,51 @@ class Quantise(nn.Module):
         if self.down is None:
             raise ValueError("the last scale has no next one")
         return (self.down @ f_hat @ self.down.T).flatten(2).permute(2, 0, 1)
+
+
+class Smooth(Quantise):
+    """As Quantise, of an average of codebook rows in place of the drawn one: smoother pictures, for the eye alone.
+
+    The weights are a Gumbel softmax over what top-k and top-p leave, sharper from scale to scale. Source: the published VAR
+    sampling code, ``more_smooth``.
+    """
+
+    def __init__(self, vqvae: Vqvae, schedule: Schedule, scale: int, max_top_k: int) -> None:
+        super().__init__(vqvae, schedule, scale)
+        ratio = scale / max(schedule.scales - 1, 1)
+        self.sharpness, self.softness = 1 + ratio, max(0.27 * (1 - 0.95 * ratio), 0.005)
+        self.width = min(max_top_k, vqvae.shape.vocabulary)
+
+    def forward(  # type: ignore[override]  # one scale, other inputs
+        self,
+        guided_logits: Tensor,
+        noise: Tensor,
+        temperature: Tensor,
+        top_p: Tensor,
+        top_k: Tensor,
+        f_hat: Tensor,
+        kept: Tensor,
+        keep: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Logits and Gumbel noise [n, B, V], settings [1, B], the rest as for Quantise."""
+        candidates, tokens, chosen = sampler.keep(guided_logits, top_k, top_p, self.width)
+        scaled = candidates / temperature.unsqueeze(-1) * self.sharpness
+        score = (scaled + noise.gather(-1, tokens)) / self.softness
+        weights = torch.where(chosen, score, sampler.FLOOR).softmax(-1).unsqueeze(-2)
+        vectors = (weights @ self.quantize.embedding(tokens)).squeeze(-2)
+        return self.advance(self.spread(vectors), f_hat, kept, keep)
+
+
+def smooth(vqvae: Vqvae, schedule: Schedule, scale: int, max_top_k: int) -> Traceable:
+    module, plain = Smooth(vqvae, schedule, scale, max_top_k), quantise(vqvae, schedule, scale)
+    logits = (schedule.tokens(scale), 2, vqvae.shape.vocabulary)
+    inputs = {"guided_logits": torch.zeros(logits), "noise": torch.zeros(logits)}
+    inputs |= {"temperature": torch.ones(1, 2), "top_p": torch.full((1, 2), 0.9)}
+    inputs["top_k"] = torch.full((1, 2), 9, dtype=torch.int32)
+    inputs |= {name: plain.inputs[name] for name in ("f_hat", "kept", "keep")}
+    axes = {name: {1: "batch"} for name in ("guided_logits", "noise", "temperature", "top_p", "top_k")}
+    axes |= {name: {0: "batch"} for name in ("f_hat", "kept", "keep")}
+    return Traceable(f"smooth_{scale:02d}", module, inputs, axes, plain.outputs, plain.parameters)
 
 
 def quantise(vqvae: Vqvae, schedule: Schedule, scale: int) -> Traceable:

@@ -60,11 +60,12 @@ class TorchBackend(HostMemory):
         for role, shape in shapes.items():
             step = Step(fill_transformer(shape, checkpoints[role].load), max_top_k)
             outputs = ("tokens", "guided_logits", *graphs.cache_names("new", shape.depth))
-            self._graphs[role] = TorchGraph(_NamedStep(step), outputs)
+            self._graphs[role] = self._graphs[f"{role}.logits"] = TorchGraph(_NamedStep(step), outputs)
         vqvae = unfilled(vqvae_shape(vae))
         vqvae.load_state_dict({key: vae.load(key) for key in vqvae.state_dict()}, assign=True)
         schedule = shapes["drafter"].schedule
         parts = [graphs.quantise(vqvae, schedule, scale) for scale in range(schedule.scales)]
+        parts += [graphs.smooth(vqvae, schedule, scale, max_top_k) for scale in range(schedule.scales)]
         for part in (*parts, graphs.decode(vqvae, schedule), graphs.encode(vqvae, schedule)):
             self._graphs[part.name] = TorchGraph(part.module, part.outputs)
 

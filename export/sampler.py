@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+FLOOR = -1e30  # finite: inf − inf is not a number
+
 
 def guide(logits: Tensor, guidance: Tensor) -> Tensor:
     """Classifier-free guidance: logits [m, R, V], strengths t [1, B] → (1 + t)·conditional − t·unconditional [m, B, V]."""
@@ -26,17 +28,21 @@ def draw(logits: Tensor, uniforms: Tensor, top_k: Tensor, top_p: Tensor, tempera
     Top-p drops, in ascending order, what sums to at most 1 − p; over the kept candidates in descending order that is:
     a candidate stays while the probability before it is below p.
     """
-    candidates, tokens = torch.topk(logits, width, dim=-1, sorted=True)
-    rank = torch.arange(width, device=logits.device)
-    kept = rank < top_k.unsqueeze(-1)
-    floor = torch.full_like(candidates, -1e30)  # finite: inf − inf is not a number
-    probability = torch.where(kept, candidates, floor).softmax(-1)
-    before = probability.cumsum(-1) - probability  # exactly 0 for the likeliest, which therefore always stays
-    all_or_p = torch.where(top_p >= 1, 2.0, top_p)  # rounding can lift the sum above 1
-    kept = kept & (before < all_or_p.unsqueeze(-1))
-    tempered = torch.where(kept, candidates / temperature.unsqueeze(-1), floor).softmax(-1)
+    candidates, tokens, kept = keep(logits, top_k, top_p, width)
+    tempered = torch.where(kept, candidates / temperature.unsqueeze(-1), FLOOR).softmax(-1)
     # counted in float32: OpenVINO 2026.4 fuses what follows an integer ReduceSum wrongly
     passed = (tempered.cumsum(-1) <= uniforms.unsqueeze(-1)).float().sum(-1)
     last = kept.float().sum(-1) - 1  # rounding can leave the sum below u
     chosen = torch.minimum(passed, last).to(torch.int64).unsqueeze(-1)
     return tokens.gather(-1, chosen).squeeze(-1).to(torch.int32)
+
+
+def keep(logits: Tensor, top_k: Tensor, top_p: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The likeliest candidates in descending order, their tokens, and which of them top-k and top-p leave: [m, B, width]."""
+    candidates, tokens = torch.topk(logits, width, dim=-1, sorted=True)
+    rank = torch.arange(width, device=logits.device)
+    kept = rank < top_k.unsqueeze(-1)
+    probability = torch.where(kept, candidates, FLOOR).softmax(-1)
+    before = probability.cumsum(-1) - probability  # exactly 0 for the likeliest, which therefore always stays
+    all_or_p = torch.where(top_p >= 1, 2.0, top_p)  # rounding can lift the sum above 1
+    return candidates, tokens, kept & (before < all_or_p.unsqueeze(-1))

@@ -120,13 +120,13 @@ def compare_step(
 
 
 def compare_module(graph: Traceable, path: Path, precision: str) -> dict[str, float]:
-    """Compare a graph of the VQVAE with its filled module on random inputs.
+    """Compare a graph of the VQVAE with its filled module, on random inputs where the example's are zero.
 
     Raises:
         ExportError: a float output off by more than the tolerance times its standard deviation, a picture value by
             more than 2, or more than 1 % of the tokens unequal.
     """
-    inputs = {name: _random_like(value) for name, value in graph.inputs.items()}
+    inputs = {name: value if value.any() else _random_like(value) for name, value in graph.inputs.items()}
     with torch.no_grad():
         computed = graph.module(*inputs.values())
     named = zip(graph.outputs, computed if isinstance(computed, tuple) else (computed,), strict=True)

@@ -87,6 +87,7 @@ class Workshop:
             serves=self._serves(),
             models=models,
             quantiser=tuple(parts[f"quantise_{k:02d}"] for k in range(shape.schedule.scales)),
+            smooth=tuple(parts[f"smooth_{k:02d}"] for k in range(shape.schedule.scales)),
             decoder=parts["decoder"],
             encoder=parts["encoder"],
             vae_origin=self.vae.origin,
@@ -129,6 +130,7 @@ class Workshop:
             heads=shape.heads,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             step=written,
+            logits=Graph(f"{role}.logits.onnx", written.weights),
             conditions=f"{role}.conditions.npy",
             origin=checkpoint.origin,
         )
@@ -154,17 +156,17 @@ class Workshop:
         load: Callable[[str], Tensor],
         hidden: tuple[str, ...] = (),
     ) -> dict[str, Graph]:
-        """Trace graphs that share one weight file, and write them; ``hidden`` outputs are left out of the bundle.
+        """Trace graphs that share one weight file, and write them; ``hidden`` outputs are left out of NAME.onnx.
 
-        With hidden outputs, a second graph NAME.compare.onnx keeps them; it is removed once it has been compared.
+        With hidden outputs, a second graph NAME.logits.onnx keeps them.
         """
         weights = tracing.WeightFile(folder / f"{name}.weights")
         self.progress.stage(f"{name}: graphs", len(parts))
         for part in parts:
             model = tracing.trace(part, OPSET[self.recipe.precision])
             tracing.bind_weights(model, part, weights, load)
-            if hidden and self.recipe.compare:
-                tracing.save(model, folder / f"{part.name}.compare.onnx")
+            if hidden:
+                tracing.save(model, folder / f"{part.name}.logits.onnx")
             for value in [value for value in model.graph.outputs if value.name in hidden]:
                 model.graph.outputs.remove(value)
             tracing.save(model, folder / f"{part.name}.onnx")
@@ -177,10 +179,9 @@ class Workshop:
         self.progress.stage(f"{role}: torch model", 1)
         references = verify.reference_scales(shape, self.checkpoints[role].load, self.recipe.max_top_k)
         self.progress.stage(f"{role}: comparing", len(references))
-        graph = folder / f"{role}.compare.onnx"
+        graph = folder / f"{role}.logits.onnx"
         errors = verify.compare_step(role, graph, references, precision, self.progress.step)
         self.report["scales"] += [asdict(error) for error in errors]
-        graph.unlink()
 
     def _compare_vqvae(self, model: Vqvae, folder: Path) -> None:
         """``model`` is float32; the graphs may be in half precision."""
@@ -193,8 +194,9 @@ class Workshop:
             self.progress.step()
 
     def _vqvae_parts(self, single: Vqvae, mixed: Vqvae) -> list[Traceable]:
-        schedule = self.shapes["drafter"].schedule
+        schedule, width = self.shapes["drafter"].schedule, self.recipe.max_top_k
         quantiser = [graphs.quantise(single, schedule, scale) for scale in range(schedule.scales)]
+        quantiser += [graphs.smooth(single, schedule, scale, width) for scale in range(schedule.scales)]
         return [*quantiser, graphs.decode(mixed, schedule), graphs.encode(single, schedule)]
 
 

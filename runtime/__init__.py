@@ -23,7 +23,8 @@ from trt_var.errors import (
 )
 
 if TYPE_CHECKING:
-    from trt_var.pipeline import Generation, Pipeline, Preview
+    from trt_var.pipeline import Pipeline
+    from trt_var.results import Generation, Preview, Reconstruction
     from trt_var.sampling import Sampling
 
 __all__ = [
@@ -37,13 +38,20 @@ __all__ = [
     "OutputError",
     "Pipeline",
     "Preview",
+    "Reconstruction",
     "Sampling",
     "TrainingError",
     "TrtVarError",
     "UsageError",
 ]
 
-_LATE = {"Generation": "pipeline", "Pipeline": "pipeline", "Preview": "pipeline", "Sampling": "sampling"}
+_LATE = {
+    "Generation": "results",
+    "Pipeline": "pipeline",
+    "Preview": "results",
+    "Reconstruction": "results",
+    "Sampling": "sampling",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -36,13 +36,14 @@ class Transformer:
 
 @dataclass(frozen=True)
 class Chain:
-    """Everything that one decoding needs, loaded on one backend."""
+    """Everything that one decoding needs, loaded on one backend; with ``smooth`` graphs, step graphs that return logits."""
 
     backend: Backend
     manifest: Manifest
     transformers: Mapping[Role, Transformer]
     quantiser: tuple[Graph, ...]
     decoder: Graph
+    smooth: tuple[Graph, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Request:
         sampling: checked settings.
         teacher: tokens [L, B] that replace the drawn ones in what later scales see, to compare models on equal input.
         region: what of a given image is kept; nothing without it.
+        noise: float32 [L, B, V], Gumbel noise for a chain with smooth graphs.
     """
 
     labels: tuple[int, ...]
@@ -77,6 +79,7 @@ class Request:
     sampling: Sampling
     teacher: NDArray[np.integer] | None = None
     region: Region | None = None
+    noise: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
 
     float32 ``conditions.ROLE`` [2B, M, C] of the roles that draw, ``f_hat`` [B, Z, P, P] and ``features`` [L, B, Z] as the
     first scale sees them; for every scale k ``uniforms.k`` [n, B], ``guidance.k``, ``temperature.k``, ``top_p.k``,
-    ``top_k.k`` [1, B] and perhaps ``teacher.k`` [n, B]. One array a scale, for engines that want aligned addresses.
-    ``keep`` [B, 1, P, P] says what is kept of ``kept.k`` [B, Z, P, P], which are there only if something may be.
+    ``top_k.k`` [1, B] and perhaps ``teacher.k`` [n, B] and ``noise.k`` [n, B, V]; ``keep`` [B, 1, P, P] of what ``kept.k``
+    [B, Z, P, P], there only if something may be kept. One array a scale, for engines that want aligned addresses.
     """
     manifest, batch = chain.manifest, len(request.labels)
     schedule = Schedule(manifest.schedule)
@@ -128,6 +131,8 @@ def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
         found |= {f"{name}.{scale}": rows[scale : scale + 1] for name, rows in settings.items()}
         if request.teacher is not None:
             found[f"teacher.{scale}"] = request.teacher[span].astype(np.int32)
+        if request.noise is not None:
+            found[f"noise.{scale}"] = request.noise[span]
     return found
 
 
@@ -153,14 +158,18 @@ def decode(chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: 
         role: Role = "drafter" if scale < n_draft else "refiner"
         if scale in (0, n_draft):
             side = _Side(chain, role, n_draft, inputs, cache)
-        tokens, values = side.draw(scale, features, logits)
-        known = {"tokens": inputs.get(f"teacher.{scale}", tokens), "f_hat": f_hat}
-        known |= {"keep": inputs["keep"], "kept": inputs.get(f"kept.{scale}", nothing)}
+        tokens, values = side.draw(scale, features, logits or bool(chain.smooth))
+        known = {"f_hat": f_hat, "keep": inputs["keep"], "kept": inputs.get(f"kept.{scale}", nothing)}
+        if values is not None and chain.smooth:
+            known |= {"guided_logits": values, "noise": inputs[f"noise.{scale}"]}
+            known |= {name: inputs[f"{name}.{scale}"] for name in ("temperature", "top_p", "top_k")}
+        else:
+            known["tokens"] = inputs.get(f"teacher.{scale}", tokens)
         f_hat = backend.empty(f_hat.shape, np.float32)
         outputs = {"new_f_hat": f_hat}
         if scale + 1 < schedule.scales:
             outputs["features"] = features[schedule.span(scale + 1)]
-        chain.quantiser[scale].run(known, outputs)
+        (chain.smooth or chain.quantiser)[scale].run(known, outputs)
         yield DecodedScale(scale, role, tokens, f_hat, values)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +13,6 @@ from trt_var.manifest import Manifest
 
 log = logging.getLogger(__name__)
 PEAK = 255.0
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What the VQVAE makes of given images.
-
-    Attributes:
-        images: uint8 [n, H, W, 3].
-        tokens: uint16 [n, L].
-        psnr: float64 [n], decibels against the given images.
-    """
-
-    images: NDArray[np.uint8]
-    tokens: NDArray[np.uint16]
-    psnr: NDArray[np.float64]
 
 
 def encode(

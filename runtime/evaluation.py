@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from trt_var import backends
 from trt_var.bundle import Bundle
 from trt_var.errors import BundleError, UsageError
-from trt_var.pipeline import Generation, Pipeline
+from trt_var.pipeline import Pipeline
+from trt_var.results import Generation
 from trt_var.samples import Progress, Series
 
 BATCH = 256

@@ -12,9 +12,10 @@ from trt_var.errors import OutputError
 from trt_var.files import replacing
 
 if TYPE_CHECKING:
-    from trt_var.pipeline import Generation
+    from trt_var.results import Generation
 
 GREY, ROW = 128, 10
+STEP_MS, LAST_MS = 400, 2000
 
 
 def grid(images: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:
@@ -47,6 +48,24 @@ def picture_format(path: Path) -> str:
     if path.suffix.lower() not in known:
         raise OutputError(f"cannot write {path}: {path.suffix!r} is no picture format; use .png, .jpg or .webp")
     return known[path.suffix.lower()]
+
+
+def save_steps(path: Path, frames: list[NDArray[np.uint8]]) -> None:
+    """Write what is known after every scale, frames [n, H, W, 3]: an animation, or a row an image in any other format.
+
+    Raises:
+        OutputError: unknown suffix, no such folder, disk full.
+    """
+    from PIL import Image
+
+    if picture_format(path) != "GIF":
+        rows = np.stack(frames, 1).reshape(-1, *frames[0].shape[1:])
+        save_picture(path, grid(rows, columns=len(frames)))
+        return
+    sheets = [Image.fromarray(grid(frame)) for frame in frames]
+    shown = [STEP_MS] * (len(sheets) - 1) + [LAST_MS]
+    with replacing(path) as file:
+        sheets[0].save(file, format="GIF", save_all=True, append_images=sheets[1:], duration=shown, loop=0)
 
 
 def check_target(path: Path, picture: bool = True) -> None:

@@ -29,7 +29,7 @@ class Graph(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One transformer: its step graph, its condition table and where its weights came from."""
+    """One transformer: its step graph, perhaps with logits too, its condition table, where its weights came from."""
 
     depth: int
     width: int
@@ -38,6 +38,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: Graph
     conditions: str
     origin: dict[str, str]
+    logits: Graph | None = None
 
     @property
     def vectors(self) -> int:
@@ -78,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: str | None = None
     judge: Judge | None = None
     quantised: dict[Role, dict[str, str]] | None = None
+    smooth: tuple[Graph, ...] | None = None
 
 
 def default_n_draft(manifest: Manifest) -> int:
@@ -117,6 +119,7 @@ def _check(manifest: Manifest, where: str) -> None:
     sides = list(manifest.schedule)
     used = [manifest.decoder, manifest.encoder, *manifest.quantiser, *(model.step for model in manifest.models.values())]
     used += [manifest.judge.graph] if manifest.judge else []
+    used += [*(manifest.smooth or ()), *(model.logits for model in manifest.models.values() if model.logits)]
     names = {name for graph in used for name in (graph.onnx, graph.weights)}
     names |= {model.conditions for model in manifest.models.values()}
     names |= {name for name in (manifest.class_names, manifest.report) if name}
@@ -124,6 +127,7 @@ def _check(manifest: Manifest, where: str) -> None:
     problems = {
         "schedule must rise from 1 or more": not sides or sides[0] < 1 or sides != sorted(set(sides)),
         "one quantiser graph a scale": len(manifest.quantiser) != scales,
+        "one smoothing graph a scale, or none": len(manifest.smooth or manifest.quantiser) != scales,
         "models must hold a drafter": "drafter" not in manifest.models,
         "serves must lie in 0..K": not manifest.serves or any(not 0 <= n <= scales for n in manifest.serves),
         "serves below K needs a refiner": any(n < scales for n in manifest.serves) and "refiner" not in manifest.models,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,58 +15,14 @@ from trt_var import backends
 from trt_var.backends.base import Backend, Graph
 from trt_var.bundle import Bundle
 from trt_var.decoding import DECODER_BATCH, Chain, Transformer, decode, draw, render, upload
-from trt_var.editing import Reconstruction, check_images, check_mask, encode, psnr, region
+from trt_var.editing import check_images, check_mask, encode, psnr, region
 from trt_var.errors import UsageError
 from trt_var.manifest import Manifest, Role, default_n_draft
 from trt_var.requests import MAX_BATCH, Labels, Run, prepare
+from trt_var.results import Generation, Preview, Reconstruction
 from trt_var.sampling import Sampling
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Generated images.
-
-    Attributes:
-        images: uint8 [n, H, W, 3].
-        tokens: uint16 [n, L], every scale's token map, smallest scale first.
-        labels: int64 [n].
-        seeds: uint64 [n].
-    """
-
-    images: NDArray[np.uint8]
-    tokens: NDArray[np.uint16]
-    labels: NDArray[np.int64]
-    seeds: NDArray[np.uint64]
-
-    def to_pil(self) -> list[Image]:
-        """The images as Pillow images."""
-        from PIL import Image
-
-        return [Image.fromarray(pixels) for pixels in self.images]
-
-
-@dataclass(frozen=True)
-class Preview:
-    """The state after one scale.
-
-    Attributes:
-        scale: the scale just drawn, from 0.
-        scales: how many there are.
-        role: the model that drew it.
-        images: uint8 [n, H, W, 3], what is known so far; after the last scale, the result.
-        tokens: uint16 [n, tokens so far].
-    """
-
-    scale: int
-    scales: int
-    role: Role
-    images: NDArray[np.uint8]
-    tokens: NDArray[np.uint16]
 
 
 class Pipeline:
@@ -86,7 +41,7 @@ class Pipeline:
         self._bundle: Bundle | None = bundle
         self._backend = backend
         self._lock = threading.Lock()
-        self._transformers: dict[Role, Transformer] = {}
+        self._transformers: dict[tuple[Role, bool], Transformer] = {}
         self._graphs: dict[str, Graph] = {}
         self._names = bundle.class_names()
 
@@ -227,7 +182,7 @@ class Pipeline:
         return encode(self._backend, encoder, self.manifest, images[fill])
 
     def _draw(self, run: Run, batch_size: int, progress: Callable[[int], object] | None) -> Generation:
-        chain = self.chain(run.n_draft)
+        chain = self.chain(run.n_draft, run.sampling.more_smooth)
         images, tokens = [], []
         remaining = run
         while remaining.labels:
@@ -242,8 +197,7 @@ class Pipeline:
         return Generation(
             np.concatenate(images),
             np.concatenate(tokens).astype(np.uint16),
-            np.array(run.labels, np.int64),
-            np.array(run.seeds, np.uint64),
+            *run.numbers,
         )
 
     def stream(
@@ -262,38 +216,46 @@ class Pipeline:
 
     def _stream(self, run: Run) -> Iterator[Preview]:
         tokens: list[NDArray[np.uint16]] = []
-        chain = self.chain(run.n_draft)
+        chain = self.chain(run.n_draft, run.sampling.more_smooth)
         scales = len(chain.manifest.schedule)
         request = run.request(chain.manifest, len(run.labels))
         for scale in decode(chain, run.n_draft, upload(chain, request)):
             tokens.append(self._backend.download(scale.tokens).T.astype(np.uint16))
             images = self._backend.download(render(chain, scale.f_hat))
-            yield Preview(scale.index, scales, scale.role, images, np.concatenate(tokens, axis=1))
+            seen = np.concatenate(tokens, axis=1)
+            yield Preview(scale.index, scales, scale.role, images, seen, *run.numbers)
 
-    def chain(self, n_draft: int) -> Chain:
-        """The loaded graphs of a decoding, for loops of one's own over ``trt_var.decoding.decode``."""
+    def chain(self, n_draft: int, smooth: bool = False) -> Chain:
+        """The loaded graphs of a decoding, for loops of one's own over ``trt_var.decoding.decode``.
+
+        With ``smooth`` they are others, which hold the weights a second time if both are used.
+        """
         manifest = self.manifest
         used: dict[Role, bool] = {"drafter": n_draft > 0, "refiner": n_draft < len(manifest.schedule)}
         with self._lock:
             for role in (role for role in used if used[role]):
-                if role not in self._transformers:
-                    self._transformers[role] = self._load_transformer(role)
+                if (role, smooth) not in self._transformers:
+                    self._transformers[role, smooth] = self._load_transformer(role, smooth)
             quantiser = tuple(self._load(graph.onnx, exact=True) for graph in manifest.quantiser)
             decoder = self._load(manifest.decoder.onnx)
-            return Chain(self._backend, manifest, dict(self._transformers), quantiser, decoder)
+            smoothing = tuple(self._load(graph.onnx, exact=True) for graph in manifest.smooth or () if smooth)
+            loaded = {role: model for (role, logits), model in self._transformers.items() if logits == smooth}
+            return Chain(self._backend, manifest, loaded, quantiser, decoder, smoothing)
 
-    def _load_transformer(self, role: Role) -> Transformer:
+    def _load_transformer(self, role: Role, smooth: bool) -> Transformer:
         bundle = self._open()
         model = bundle.manifest.models[role]
         conditions = bundle.conditions(role)
-        step = self._backend.load(bundle.graph(model.step))
+        step = self._backend.load(bundle.graph(model.logits if smooth and model.logits else model.step))
         return Transformer(step, conditions, model.depth, model.heads)
 
     def _load(self, name: str, exact: bool = False) -> Graph:
         """Load a graph of the VQVAE once; the lock is held."""
         if name not in self._graphs:
             bundle = self._open()
-            graphs = {g.onnx: g for g in (*bundle.manifest.quantiser, bundle.manifest.decoder, bundle.manifest.encoder)}
+            manifest = bundle.manifest
+            vqvae = (*manifest.quantiser, *(manifest.smooth or ()), manifest.decoder, manifest.encoder)
+            graphs = {graph.onnx: graph for graph in vqvae}
             self._graphs[name] = self._backend.load(bundle.graph(graphs[name]), exact=exact)
         return self._graphs[name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,9 +204,8 @@ def _scales(axes: Any, report: Report) -> None:
     axes.set_xticks(range(len(report.manifest.schedule)), [f"{side}×{side}" for side in report.manifest.schedule])
     axes.set_ylabel("seconds")
     names = ", ".join(_name(row, report.manifest) for row in rows)
-    axes.set_title(
-        f"{first.backend}, batch {first.batch}; at each scale, left to right: {names}\nblue drafter, orange refiner"
-    )
+    title = f"{first.backend}, batch {first.batch}; blue drafter, orange refiner; at each scale: {names}"
+    axes.set_title(textwrap.fill(title, 110), fontsize=9)
 
 
 def _memory(axes: Any, report: Report) -> None:

@@ -11,7 +11,7 @@ from trt_var import labels
 from trt_var.decoding import Region, Request
 from trt_var.errors import UsageError
 from trt_var.manifest import Manifest, default_n_draft
-from trt_var.sampling import Sampling, preset, uniforms
+from trt_var.sampling import Sampling, gumbel, preset, uniforms
 
 MAX_IMAGES = 4096
 MAX_BATCH = 256
@@ -34,13 +34,19 @@ class Run:
         teacher = None if self.teacher is None else self.teacher[images]
         return replace(self, labels=self.labels[images], seeds=self.seeds[images], teacher=teacher)
 
+    @property
+    def numbers(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """Labels [n] and seeds [n]."""
+        return np.array(self.labels, np.int64), np.array(self.seeds, np.uint64)
+
     def request(self, manifest: Manifest, batch: int) -> Request:
         """For a batch that may be larger: its last image is then repeated."""
         fill = [min(i, len(self.labels) - 1) for i in range(batch)]
         numbers = uniforms(self.seeds, sum(side**2 for side in manifest.schedule))[:, fill]
         teacher = None if self.teacher is None else self.teacher.T[:, fill]
         chosen = tuple(self.labels[i] for i in fill)
-        return Request(chosen, numbers, self.n_draft, self.sampling, teacher, self.region)
+        noise = gumbel(self.seeds, len(numbers), manifest.vocabulary)[:, fill] if self.sampling.more_smooth else None
+        return Request(chosen, numbers, self.n_draft, self.sampling, teacher, self.region, noise)
 
 
 def prepare(
@@ -73,6 +79,11 @@ def prepare(
     _check_n_draft(n_draft, manifest)
     chosen = preset(sampling, scales, manifest.vocabulary) if isinstance(sampling, str) else sampling
     chosen.check(scales, manifest.max_top_k)
+    if chosen.more_smooth and (teacher is not None or manifest.smooth is None):
+        reason = "does not go with a teacher" if manifest.smooth else "is not in this bundle; build it again"
+        raise UsageError(f"more_smooth {reason}")
+    if chosen.more_smooth and any(model.logits is None for model in manifest.models.values()):
+        raise UsageError("more_smooth needs step graphs with logits, which a quantised bundle has not; use the float one")
     _check_teacher(teacher, len(listed), manifest)
     numbered = labels.resolve(listed, names, manifest.classes)
     return Run(tuple(numbered), tuple(numbers), n_draft, chosen, teacher)

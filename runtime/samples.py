@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from trt_var import images as pictures
 from trt_var.errors import BackendError, UsageError
 from trt_var.files import replacing
-from trt_var.pipeline import Generation, Pipeline
+from trt_var.pipeline import Pipeline
+from trt_var.results import Generation
 from trt_var.sampling import Sampling
 
 Progress = Callable[[int], object]

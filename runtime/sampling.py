@@ -23,12 +23,14 @@ class Sampling:
         top_k: how many of the likeliest tokens stay; 1 is greedy.
         top_p: probability mass that stays, in (0, 1].
         temperature: one for all scales, or one for each.
+        more_smooth: average codebook rows instead of taking the drawn one: smoother pictures, for the eye alone.
     """
 
     cfg: float = 1.5
     top_k: int = 600
     top_p: float = 0.96
     temperature: float | tuple[float, ...] = 1.0
+    more_smooth: bool = False
 
     def temperatures(self, scales: int) -> tuple[float, ...]:
         """The temperature of every scale."""
@@ -74,6 +76,13 @@ def preset(name: str, scales: int, vocabulary: int) -> Sampling:
     warm = max(scales - 3, 0) if name == "code" else 0
     temperature = (1.1,) * warm + (1.0,) * (scales - warm) if warm else 1.0
     return replace(base, top_k=min(base.top_k, vocabulary), temperature=temperature)
+
+
+def gumbel(seeds: Sequence[int], length: int, vocabulary: int) -> NDArray[np.float32]:
+    """Gumbel noise for every token of every position [L, B, V]: a stream of the seed, apart from that of ``uniforms``."""
+    streams = [np.random.Generator(np.random.Philox(key=seed).jumped()) for seed in seeds]
+    drawn = [stream.standard_exponential((length, vocabulary), dtype=np.float32) for stream in streams]
+    return -np.log(np.stack(drawn, axis=1))
 
 
 def uniforms(seeds: Sequence[int], length: int) -> NDArray[np.float32]:

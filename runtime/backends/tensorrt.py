@@ -28,6 +28,9 @@ from trt_var.memory import need
 MAX_REPLAYS = 8
 
 
+LOGITS = ".logits"  # step graphs that smoothing takes
+
+
 class TensorRT:
     """The engines of one bundle on one device. One lock: a device's stream serves one thread at a time."""
 
@@ -143,6 +146,8 @@ class TensorRT:
     def _read(self, name: str) -> tuple[Engine, Any]:
         """An engine, deserialised only after everything about it has been compared."""
         entry = self.record.engines.get(name)
+        if entry is None and name.endswith(LOGITS):
+            raise BackendError("more_smooth has no engines; it runs on the backends onnxruntime and openvino")
         if entry is None:
             raise BundleError(f"{self._folder} has no engine {name}; {self._rebuild()}")
         files = self._bundle.manifest.files

@@ -36,6 +36,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength (default: 1.5)")
     parser.add_argument("--top-k", type=int, metavar="K", help="likeliest tokens kept; 1 is greedy (default: 600)")
     parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept (default: 0.96)")
+    parser.add_argument("--more-smooth", action="store_true", help="average codebook rows: smoother, for the eye alone")
     parser.add_argument("--temperature", type=_numbers, metavar="T[,T…]", help="one, or one a scale (default: 1.0)")
 
 
@@ -47,7 +48,8 @@ def sampling(options: argparse.Namespace, manifest: Manifest) -> Sampling:
 
     base = preset(options.preset, len(manifest.schedule), manifest.vocabulary)
     given = {name: getattr(options, name) for name in ("cfg", "top_k", "top_p", "temperature")}
-    return replace(base, **{name: value for name, value in given.items() if value is not None})
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return replace(base, **chosen, more_smooth=options.more_smooth)
 
 
 def _numbers(text: str) -> float | tuple[float, ...]:

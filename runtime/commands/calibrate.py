@@ -100,13 +100,17 @@ def run(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options: ar
 
 def _compare(bundle: Bundle, quantised: Bundle, drawing: Drawing) -> None:
     """What all of it costs, by scale."""
-    from trt_var.calibration.sensitivity import agreement, errors, some_labels, walk
+    from trt_var.calibration.sensitivity import agreement, errors, psnr_by_scale, some_labels, walk
 
     labels = some_labels(bundle)
     expected = walk(bundle, labels, drawing.n_draft, drawing.sampling)
     found = walk(quantised, labels, drawing.n_draft, drawing.sampling, expected)
-    for scale, (error, equal) in enumerate(zip(errors(found, expected), agreement(found, expected), strict=True)):
-        print(f"scale {scale}: on equal history logits off by {error:.3f} deviations, {equal:.1%} of the tokens equal")
+    figures = zip(errors(found, expected), agreement(found, expected), psnr_by_scale(bundle, found, expected), strict=True)
+    for scale, (error, equal, decibels) in enumerate(figures):
+        print(
+            f"scale {scale}: on equal history logits off by {error:.3f} deviations, {equal:.1%} of the tokens equal, "
+            f"pictures at {decibels:.1f} dB"
+        )
 
 
 def _observed(bundle: Bundle, target: Bundle, drawing: Drawing, options: argparse.Namespace) -> Observed:

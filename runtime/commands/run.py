@@ -12,7 +12,8 @@ from trt_var.errors import UsageError
 
 if TYPE_CHECKING:
     from trt_var.manifest import Manifest
-    from trt_var.pipeline import Generation
+    from trt_var.pipeline import Pipeline
+    from trt_var.results import Generation
 
 FEW = 16
 RETRIEVER = 207
@@ -45,6 +46,9 @@ def add(subparsers: Any, name: str) -> None:
         help="all images in one picture (default: grid.png, unless another output is named)",
     )
     parser.add_argument("--out-dir", type=Path, metavar="DIR", help="one PNG an image")
+    parser.add_argument(
+        "--steps", type=Path, metavar="FILE", help="the pictures after every scale: .gif moves, .png has a row an image"
+    )
     parser.add_argument("--save-npz", type=Path, metavar="FILE", help="images, tokens, labels and seeds as arrays")
     parser.set_defaults(command=_run, name=name)
 
@@ -53,7 +57,7 @@ def _run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
     from trt_var.pipeline import Pipeline
 
-    if not (options.out or options.out_dir or options.save_npz):
+    if not (options.out or options.out_dir or options.save_npz or options.steps):
         options.out = Path("grid.png")
     _check_outputs(options)
     with Pipeline.load(options.engines, options.backend) as pipeline:
@@ -64,8 +68,11 @@ def _run(options: argparse.Namespace) -> None:
             "sampling": arguments.sampling(options, pipeline.manifest),
         }
         started = time.monotonic()
-        with tqdm(total=len(wanted), unit="image", disable=None if len(wanted) > options.batch_size else True) as bar:
-            result = pipeline.generate(wanted, **settings, batch_size=options.batch_size, progress=bar.update)
+        if options.steps:
+            result = _steps(pipeline, wanted, settings, options.steps)
+        else:
+            with tqdm(total=len(wanted), unit="image", disable=None if len(wanted) > options.batch_size else True) as bar:
+                result = pipeline.generate(wanted, **settings, batch_size=options.batch_size, progress=bar.update)
         seconds = time.monotonic() - started
         written = _write(options, result)
         print(f"{len(result.images)} images in {seconds:.1f} s on {pipeline.backend}: {', '.join(map(str, written))}")
@@ -74,8 +81,8 @@ def _run(options: argparse.Namespace) -> None:
 def _check_outputs(options: argparse.Namespace) -> None:
     from trt_var.images import check_target
 
-    for path in filter(None, (options.out, options.save_npz)):
-        check_target(path, picture=path == options.out)
+    for path in filter(None, (options.out, options.steps, options.save_npz)):
+        check_target(path, picture=path != options.save_npz)
 
 
 def _labels(options: argparse.Namespace, manifest: Manifest) -> list[int | str]:
@@ -93,10 +100,19 @@ def _labels(options: argparse.Namespace, manifest: Manifest) -> list[int | str]:
     return wanted
 
 
+def _steps(pipeline: Pipeline, wanted: list[int | str], settings: dict[str, Any], path: Path) -> Generation:
+    """All images in one batch, with the file of previews; the last preview is the result."""
+    from trt_var import images
+
+    previews = list(pipeline.stream(wanted, **settings))
+    images.save_steps(path, [preview.images for preview in previews])
+    return previews[-1].generation
+
+
 def _write(options: argparse.Namespace, result: Generation) -> list[Path]:
     from trt_var import images
 
-    written = []
+    written = [options.steps] if options.steps else []
     if options.out:
         written.append(options.out)
         images.save_picture(options.out, images.grid(result.images))

@@ -19,7 +19,7 @@ from trt_var.calibration import cache, migrate
 from trt_var.calibration.layers import GROUPS, Layer, layers
 from trt_var.calibration.observe import Observed, observe
 from trt_var.calibration.quantise import Quantisation, _Step, quantise
-from trt_var.calibration.sensitivity import errors, walk
+from trt_var.calibration.sensitivity import agreement, errors, psnr_by_scale, walk
 from trt_var.calibration.statistics import BINS, ROWS, Statistics, entropy, minmax, percentile
 from trt_var.cli import main
 from trt_var.errors import DataError
@@ -145,8 +145,13 @@ def test_int8_digits(digits: Bundle, observed: Observed, tmp_path: Path, method:
         assert len(products) == 4 * model.depth + 1
         assert (out.path / f"{role}.weights").stat().st_size < 0.3 * (digits.path / f"{role}.weights").stat().st_size
     expected = walk(digits, LABELS, N, SETTINGS)
-    found = errors(walk(out, LABELS, N, SETTINGS, expected), expected)
+    walked = walk(out, LABELS, N, SETTINGS, expected)
+    found = errors(walked, expected)
     assert max(found) < (0.2 if method == "percentile" else 0.3), found
+    same = agreement(walked, expected)
+    for equal, decibels in zip(same, psnr_by_scale(out, walked, expected), strict=True):
+        assert (decibels == float("inf")) if equal == 1 else (12 < decibels < 60), (equal, decibels)
+    assert psnr_by_scale(digits, expected, expected) == [float("inf")] * 6
     with Pipeline(out, _onnxruntime()) as pipeline, Pipeline(digits, _onnxruntime()) as reference:
         images = pipeline.generate([1, 2], n_draft=N, teacher=(teacher := reference.generate([1, 2], n_draft=N)).tokens)
         assert_close(images.images, teacher.images, absolute=1)

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TOY_DRAFTER
+from conftest import TOY_DRAFTER, TOY_SCHEDULE, TOY_VAE
 from helpers import assert_close, random_weights
 from torch.nn import functional as F
+from trt_var.export.architecture import unfilled
 from trt_var.export.conditions import condition_columns
-from trt_var.export.graphs import interpolation
+from trt_var.export.graphs import Smooth, interpolation
 from trt_var.export.transformer import HEAD_WIDTH
 from trt_var.export.verify import fill_transformer
-from trt_var.export.vqvae import nearest_tick
+from trt_var.export.vqvae import Vqvae, nearest_tick
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 13, 16])
@@ -56,3 +57,33 @@ def test_later_scales_do_not_change_earlier_ones() -> None:
     other, _ = model(changed, conditions, past, schedule.length)
     assert_close(other[: schedule.begin(3)].detach(), logits[: schedule.begin(3)].detach())
     assert (other[schedule.begin(3) :] != logits[schedule.begin(3) :]).any()
+
+
+@pytest.mark.parametrize("scale", range(4))
+def test_smoothing_over_all_tokens(scale: int) -> None:
+    """The published form: what top-k and top-p drop is minus infinity, then a Gumbel softmax over the whole vocabulary."""
+    weights = random_weights(TOY_VAE, 9)
+    vqvae = unfilled(TOY_VAE)
+    assert isinstance(vqvae, Vqvae)
+    vqvae.load_state_dict({key: weights.load(key) for key in vqvae.state_dict()}, assign=True)
+    module = Smooth(vqvae, TOY_SCHEDULE, scale, max_top_k=64)
+    n, side = TOY_SCHEDULE.tokens(scale), TOY_SCHEDULE.side
+    logits, noise = (torch.randn(n, 2, TOY_VAE.vocabulary) * 3 for _ in range(2))
+    f_hat, kept = (torch.randn(2, TOY_VAE.code_width, side, side) for _ in range(2))
+    mask = torch.randint(0, 2, (2, 1, side, side)).float()
+    temperature, top_p, top_k = torch.tensor([[0.8, 1.3]]), torch.tensor([[0.7, 1.0]]), torch.tensor([[40, 5]])
+    with torch.no_grad():
+        found = module(logits, noise, temperature, top_p, top_k, f_hat, kept, mask)
+        vectors = torch.empty(n, 2, TOY_VAE.code_width)
+        for i in range(2):
+            one = logits[:, i]
+            one = one.masked_fill(one < one.topk(int(top_k[0, i])).values[:, -1:], -torch.inf)
+            ordered, index = one.sort(-1)
+            drop = ordered.softmax(-1).cumsum(-1) <= 1 - top_p[0, i]
+            drop[:, -1] = False
+            one = one.masked_fill(drop.scatter(-1, index, drop), -torch.inf) / temperature[0, i]
+            ratio = scale / 3
+            score = (one * (1 + ratio) + noise[:, i]) / max(0.27 * (1 - ratio * 0.95), 0.005)
+            vectors[:, i] = score.softmax(-1) @ vqvae.quantize.embedding.weight
+        expected = (1 - mask) * (f_hat + module.spread(vectors)) + mask * kept
+    assert_close(found[0], expected, absolute=1e-5)

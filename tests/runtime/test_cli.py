@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from trt_var import images
 from trt_var.cli import main
+from trt_var.commands import COMMANDS
 
 NO_BUILD = """import sys; sys.modules["torch"] = sys.modules["onnx"] = None
 from trt_var.cli import main; sys.exit(main(sys.argv[1:]))"""
@@ -47,6 +48,26 @@ def test_run_writes_what_was_asked_for(toy_bundle: Path, tmp_path: Path) -> None
     assert [path.name for path in pictures[:2]] == ["00000-class1-seed7.png", "00001-class2-seed8.png"]
     assert (np.asarray(Image.open(pictures[3])) == arrays["images"][3]).all()
     assert Image.open(tmp_path / "all.png").size == (8 * 3 + 4, 8 * 2 + 2)
+
+
+def test_steps(tmp_path: Path) -> None:
+    common = ["run", "--engines", "digits", "--backend", "onnxruntime", "--labels", "3,4,5", "--seed", "6"]
+    first = ["--steps", str(tmp_path / "steps.gif"), "--save-npz", str(tmp_path / "steps.npz")]
+    assert main([*common, *first]) == 0
+    assert main([*common, "--steps", str(tmp_path / "steps.png"), "--save-npz", str(tmp_path / "again.npz")]) == 0
+    assert main([*common, "--save-npz", str(tmp_path / "plain.npz")]) == 0
+    animation = Image.open(tmp_path / "steps.gif")
+    assert animation.n_frames == 6
+    assert animation.size == (66, 66)
+    sheet = np.asarray(Image.open(tmp_path / "steps.png"))
+    assert sheet.shape == (3 * 34 - 2, 6 * 34 - 2, 3)
+    plain, stepped = np.load(tmp_path / "plain.npz"), np.load(tmp_path / "steps.npz")
+    for name in ("images", "tokens", "labels", "seeds"):
+        assert (plain[name] == stepped[name]).all()
+    assert (sheet[:32, -32:] == plain["images"][0]).all()
+    smooth = [*common, "--more-smooth", "--out", str(tmp_path / "smooth.png")]
+    assert main(smooth) == 0
+    assert main([*common, "--steps", str(tmp_path / "steps.txt")]) == 1
 
 
 def test_presets_and_names(golden_bundle: Path, tmp_path: Path) -> None:
@@ -141,7 +162,7 @@ def test_info_and_backends(toy_bundle: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_help_of_every_command() -> None:
-    for command in ([], ["run"], ["build"], ["info"], ["backends"]):
+    for command in ([], *([name] for name in COMMANDS)):
         result = cli(*command, "--help")
         assert result.returncode == 0
         assert "usage: trt-var" in result.stdout or "usage: -c" in result.stdout

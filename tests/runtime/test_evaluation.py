@@ -14,7 +14,7 @@ from trt_var.backends.openvino import multiplies_bfloat16
 from trt_var.bundle import Bundle
 from trt_var.cli import main
 from trt_var.evaluation import Judge, agreement, frechet_distance, measure, spread
-from trt_var.pipeline import Generation
+from trt_var.results import Generation
 from trt_var.samples import Series
 
 ROUND = ["eval", "--engines", "digits", "--per-class", "2", "--rounds", "2", "--backend", "onnxruntime"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_threads_share_a_pipeline(pipeline: Pipeline) -> None:
 def test_only_needed_models_are_loaded(toy_bundle: Path) -> None:
     with Pipeline.load(toy_bundle, "onnxruntime") as pipeline:
         pipeline.generate(1, n_draft=4)
-        assert set(pipeline._transformers) == {"drafter"}
+        assert set(pipeline._transformers) == {("drafter", False)}
 
 
 def test_closed_pipeline_refuses(toy_bundle: Path) -> None:
@@ -153,3 +154,36 @@ def test_bad_requests(pipeline: Pipeline, change: dict[str, object], message: st
     request = {"labels": 1, "n_draft": 2, "sampling": GREEDY, **change}
     with pytest.raises(UsageError, match=message):
         pipeline.generate(request.pop("labels"), **request)  # type: ignore[arg-type]
+
+
+def test_more_smooth(pipeline: Pipeline, toy_bundle: Path) -> None:
+    smooth = replace(SAMPLED, more_smooth=True)
+    weights = {"drafter": random_weights(TOY_DRAFTER, 7), "refiner": random_weights(TOY_REFINER, 8)}
+    torch_pipeline = Pipeline(Bundle.open(toy_bundle), TorchBackend(weights, random_weights(TOY_VAE, 9), 1024))
+    openvino = Pipeline(Bundle.open(toy_bundle), OpenVino(bfloat16=False))
+    for n_draft in (0, 2, 4):
+        request = {"seeds": 5, "n_draft": n_draft, "sampling": smooth}
+        found = pipeline.generate([1, 2, 3], **request)
+        for other in (torch_pipeline, openvino):
+            expected = other.generate([1, 2, 3], **request)
+            assert_tokens(found.tokens, expected.tokens)
+            assert_close(found.images, expected.images, absolute=2)
+        alone = pipeline.generate(3, seeds=7, n_draft=n_draft, sampling=smooth)
+        assert_close(found.images[2:], alone.images, absolute=1)
+        plain = pipeline.generate([1, 2, 3], seeds=5, n_draft=n_draft, sampling=SAMPLED)
+        assert_tokens(found.tokens[:, 0], plain.tokens[:, 0])
+        assert (found.images != plain.images).any()
+
+
+def test_greedy_smoothing_averages_one_row(pipeline: Pipeline) -> None:
+    found, expected = (
+        pipeline.generate([1, 2], n_draft=2, sampling=Sampling(top_k=1, more_smooth=smooth)) for smooth in (True, False)
+    )
+    assert_tokens(found.tokens, expected.tokens)
+    assert_close(found.images, expected.images, absolute=1)
+
+
+def test_smoothing_with_a_teacher_is_refused(pipeline: Pipeline) -> None:
+    tokens = pipeline.generate(1, n_draft=2).tokens
+    with pytest.raises(UsageError, match="more_smooth does not go with a teacher"):
+        pipeline.generate(1, n_draft=2, sampling=Sampling(top_k=9, more_smooth=True), teacher=tokens)

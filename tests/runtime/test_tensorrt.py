@@ -19,7 +19,7 @@ from trt_var.cli import main
 from trt_var.cuda import VARIABLE
 from trt_var.engines import Batch
 from trt_var.export.engines import EngineRecipe, build_engines
-from trt_var.pipeline import Generation
+from trt_var.results import Generation
 from trt_var.simulated_device import POISON, TOTAL, SimulatedDevice, SimulationError
 
 FOLDER = "tensorrt/simulated-1-host"
@@ -109,6 +109,26 @@ def test_stream(digits: Path) -> None:
         for found, expected in zip(pipeline.stream([1, 2], seeds=3), reference.stream([1, 2], seeds=3), strict=True):
             assert_tokens(found.tokens, expected.tokens)
             assert_close(found.images, expected.images)
+
+
+def test_inpainting(digits: Path) -> None:
+    with Pipeline.load(digits, "onnxruntime") as reference, Pipeline.load(digits, "tensorrt") as pipeline:
+        image = reference.generate(3, seeds=1).images[0]
+        mask = np.indices((32, 32))[1] >= 16
+        for n_draft in (0, 4, 6):
+            for _ in range(3):  # at once, captured, replayed
+                found = pipeline.inpaint(image, mask, [3, 8], seeds=2, n_draft=n_draft, raw=True)
+                assert_same(found, reference.inpaint(image, mask, [3, 8], seeds=2, n_draft=n_draft, raw=True))
+        assert_same(pipeline.generate([3, 8], seeds=2), reference.generate([3, 8], seeds=2))
+        found, expected = (each.reconstruct(image[None].repeat(3, 0)) for each in (pipeline, reference))
+        assert_tokens(found.tokens, expected.tokens)
+        assert_close(found.images, expected.images)
+
+
+def test_smoothing_is_refused(digits: Path) -> None:
+    refused = pytest.raises(BackendError, match="runs on the backends")
+    with Pipeline.load(digits, "tensorrt") as pipeline, refused:
+        pipeline.generate(1, sampling=Sampling(top_k=9, more_smooth=True))
 
 
 def test_threads_and_pipelines(digits: Path) -> None:
