@@ -38,8 +38,8 @@ def drawn_maps(bundle: Bundle, n_draft: int, sampling: Sampling, seed: int) -> N
 def quantise_decoder(bundle: Bundle, maps: NDArray[np.float32], folder: Path) -> float:
     """Write ``decoder.onnx`` and its weights with int8 convolutions into a folder.
 
-    Symmetric int8 by tensor for what goes in and comes out, by channel for weights; ONNX Runtime multiplies in int8 only
-    where a convolution's output is quantised too.
+    Symmetric int8 by tensor for what goes in and comes out, by channel for weights, biases in float32. ONNX Runtime
+    multiplies in int8 only where a convolution's output is quantised too.
 
     Args:
         bundle: float32, whose decoder.
@@ -70,7 +70,7 @@ def quantise_decoder(bundle: Bundle, maps: NDArray[np.float32], folder: Path) ->
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
         )
         model = onnx.load(quantised)
     for name in (graph.onnx, graph.weights):

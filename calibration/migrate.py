@@ -8,16 +8,17 @@ passes through GELU, so nothing is exact there and it stays as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from trt_var.calibration.grids import INT8, Grid
 from trt_var.calibration.statistics import METHODS, Statistics
 
 Floats = NDArray[np.float32]
 FOLDED = ("qkv", "proj", "fc1", "head")
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6)
-LARGEST = 127
 LEAST = 1e-5  # magnitudes below are taken as this
 
 
@@ -28,7 +29,7 @@ class Plan:
     Attributes:
         factors: float32 [inputs], what its input is divided by and its weight multiplied; None for none.
         alpha: share of the outliers that moved, 0 for none.
-        scale: of the int8 activations.
+        scale: of the quantised activations.
         error: relative, root of the mean square over the rows that were kept.
     """
 
@@ -47,13 +48,13 @@ def factors(statistics: Statistics, weight: Floats, alpha: float) -> Floats:
     return around
 
 
-def quantise_weight(weight: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """int8 [inputs, outputs] and the scale of every output."""
-    scale = np.maximum(np.abs(weight).max(0), LEAST**2) / LARGEST
-    return np.clip(np.rint(weight / scale), -LARGEST, LARGEST).astype(np.int8), scale.astype(np.float32)
+def quantise_weight(weight: Floats, grid: Grid = INT8) -> tuple[NDArray[Any], Floats]:
+    """Numbers of the grid [inputs, outputs] and the scale of every output."""
+    scale = np.maximum(np.abs(weight).max(0), LEAST**2) / np.float32(grid.largest)
+    return grid.round(weight / scale), scale.astype(np.float32)
 
 
-def plan(statistics: Statistics, weight: Floats, alpha: float, method: str) -> Plan:
+def plan(statistics: Statistics, weight: Floats, alpha: float, method: str, grid: Grid = INT8) -> Plan:
     """The best threshold for one α: the method's without migration, a clip of the largest magnitude with it."""
     rows, exact = statistics.rows, statistics.rows @ weight
     if alpha == 0:
@@ -63,17 +64,17 @@ def plan(statistics: Statistics, weight: Floats, alpha: float, method: str) -> P
         largest = float((statistics.channels / moved).max(initial=0))
         thresholds = [clip * largest for clip in (CLIPS if method != "minmax" else CLIPS[:1])]
         rows, weight = rows / moved, weight * moved[:, None]
-    quantised, scales = quantise_weight(weight)
+    quantised, scales = quantise_weight(weight, grid)
     restored = quantised.astype(np.float32) * scales
-    found = {max(threshold, LEAST) / LARGEST: 0.0 for threshold in thresholds}
+    found = {max(threshold, LEAST) / grid.largest: 0.0 for threshold in thresholds}
     for scale in found:
-        rounded = np.clip(np.rint(rows / scale), -LARGEST, LARGEST).astype(np.float32) * np.float32(scale)
+        rounded = grid.round(rows / np.float32(scale)).astype(np.float32) * np.float32(scale)
         found[scale] = float(np.sqrt(((rounded @ restored - exact) ** 2).mean() / max((exact**2).mean(), LEAST**2)))
     best = min(found, key=lambda scale: found[scale])
     return Plan(moved, alpha, best, found[best])
 
 
-def best_alpha(layers: list[tuple[Statistics, Floats]], method: str) -> float:
+def best_alpha(layers: list[tuple[Statistics, Floats]], method: str, grid: Grid = INT8) -> float:
     """The α, 0 for none, with the least error over the layers of a group."""
-    errors = {alpha: sum(plan(*layer, alpha, method).error ** 2 for layer in layers) for alpha in (0.0, *ALPHAS)}
+    errors = {alpha: sum(plan(*layer, alpha, method, grid).error ** 2 for layer in layers) for alpha in (0.0, *ALPHAS)}
     return min(errors, key=lambda alpha: errors[alpha])

@@ -1,4 +1,4 @@
-"""Bundle + statistics → bundle with int8 products: explicit Q/DQ around the linear layers that gain from it."""
+"""Bundle + statistics → bundle with products of eight bits: explicit Q/DQ around the linear layers that gain from it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from trt_var import manifest as manifests
 from trt_var.bundle import Bundle, file_sha256
 from trt_var.calibration import migrate
+from trt_var.calibration.decoder import quantise_decoder
+from trt_var.calibration.grids import GRIDS
 from trt_var.calibration.layers import GROUPS, Layer, layers
 from trt_var.calibration.migrate import FOLDED, Floats, Plan, quantise_weight
 from trt_var.calibration.observe import Observed
@@ -23,7 +25,7 @@ from trt_var.calibration.statistics import METHODS, Statistics
 from trt_var.errors import DataError, UsageError
 from trt_var.manifest import File, Graph, Model, Role
 
-Mode = Literal["int8", "weights"]
+Mode = Literal["int8", "fp8", "weights"]
 SEARCHED = 4  # layers of a group, evenly spread, among which α is searched
 
 
@@ -32,7 +34,7 @@ class Quantisation:
     """What to quantise, and how.
 
     Attributes:
-        mode: ``int8`` products of int8 activations, or ``weights`` alone in int8.
+        mode: ``int8`` or ``fp8`` (E4M3) products of activations and weights, or ``weights`` alone in int8.
         method: ``minmax``, ``percentile`` or ``entropy``, for inputs without migration.
         alpha: share of the outliers that moves into the weights; None to search for it, 0 for none.
         groups: of linear layers that are quantised, by role.
@@ -55,9 +57,22 @@ class Quantisation:
 
 
 def quantise(
-    bundle: Bundle, observed: Observed, wanted: Quantisation, folder: Path, progress: Callable[[], object] = lambda: None
+    bundle: Bundle,
+    observed: Observed,
+    wanted: Quantisation,
+    folder: Path,
+    progress: Callable[[], object] = lambda: None,
+    maps: NDArray[np.float32] | None = None,
 ) -> None:
     """Write a quantised bundle into an empty folder, manifest last.
+
+    Args:
+        bundle: what to quantise.
+        observed: of a float32 bundle of the same weights.
+        wanted: how.
+        folder: where to.
+        progress: called after every layer.
+        maps: f_hat [n, Z, P, P] of finished images: the decoder's convolutions are int8 too, with ranges from these.
 
     Raises:
         UsageError, DataError: a value out of range; statistics that lack a layer.
@@ -68,16 +83,20 @@ def quantise(
         name for model in manifest.models.values() for name in (model.step.onnx, model.step.weights, model.conditions)
     }
     changed |= {model.logits.onnx for model in manifest.models.values() if model.logits}  # of the float weights
+    changed |= set() if maps is None else {manifest.decoder.onnx, manifest.decoder.weights}
     for name in manifest.files.keys() - changed - {manifest.report}:
         shutil.copyfile(bundle.file(name), folder / name)
     report: dict[str, Any] = {"mode": wanted.mode, "method": wanted.method, "layers": {}}
-    chosen: dict[Role, dict[str, str]] = {}
+    chosen: dict[Literal["drafter", "refiner", "decoder"], dict[str, str]] = {}
     for role, model in manifest.models.items():
         groups = GROUPS if wanted.groups is None else wanted.groups.get(role, GROUPS)
         step = _Step(bundle, role, model, observed.get(role, {}), wanted, groups)
         step.write(folder, progress)
         report["layers"][role] = step.report
         chosen[role] = {group: wanted.mode if group in groups else "float" for group in GROUPS}
+    if maps is not None:
+        report["decoder"] = {"psnr": quantise_decoder(bundle, maps, folder)}
+        chosen["decoder"] = {"convolutions": "int8"}
     (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     names = sorted(path.name for path in folder.iterdir())
     files = {name: File((folder / name).stat().st_size, file_sha256(folder / name)) for name in names}
@@ -99,6 +118,7 @@ class _Step:
         groups: tuple[str, ...],
     ) -> None:
         self._model, self._observed, self._wanted, self._groups = model, observed, wanted, groups
+        self._grid = GRIDS[wanted.mode]
         self._graph = ir.load(bundle.graph(Graph(model.step.onnx, model.step.weights)))
         self._table: NDArray[Any] = np.array(bundle.conditions(role))
         self._layers = layers(self._graph)
@@ -107,7 +127,7 @@ class _Step:
 
     def write(self, folder: Path, progress: Callable[[], object]) -> None:
         layers = [layer for layer in self._layers if layer.group in self._groups]
-        if self._wanted.mode == "int8":
+        if self._wanted.mode != "weights":
             self._check_statistics(layers)
         alphas = {group: self._alpha([layer for layer in layers if layer.group == group]) for group in self._groups}
         for layer in self._fold_order(layers):
@@ -138,19 +158,19 @@ class _Step:
             return self._wanted.alpha
         some = layers[:: -(-len(layers) // SEARCHED)]
         return migrate.best_alpha(
-            [(self._observed[layer.name], _floats(layer.weight)) for layer in some], self._wanted.method
+            [(self._observed[layer.name], _floats(layer.weight)) for layer in some], self._wanted.method, self._grid
         )
 
     def _quantise(self, layer: Layer, alpha: float) -> None:
         weight = _floats(layer.weight)
-        if self._wanted.mode == "int8":
-            found = migrate.plan(self._observed[layer.name], weight, alpha, self._wanted.method)
+        if self._wanted.mode != "weights":
+            found = migrate.plan(self._observed[layer.name], weight, alpha, self._wanted.method, self._grid)
             if found.factors is not None:
                 weight = weight * found.factors[:, None]
                 self._divide_input(layer, found.factors)
             self._quantise_input(layer, found)
             self.report[layer.name] = {"alpha": found.alpha, "scale": found.scale, "error": found.error}
-        quantised, scale = quantise_weight(weight)
+        quantised, scale = quantise_weight(weight, self._grid)
         self._dequantise_weight(layer, quantised, scale)
 
     def _divide_input(self, layer: Layer, factors: Floats) -> None:
@@ -174,17 +194,17 @@ class _Step:
 
     def _quantise_input(self, layer: Layer, found: Plan) -> None:
         scale = self._constant(f"{layer.name}.input.scale", np.array(found.scale, self._type.numpy()))
-        zero = self._constant(f"{layer.name}.input.zero", np.array(0, np.int8))
+        zero = self._constant(f"{layer.name}.input.zero", np.array(0, self._grid.dtype))
         quantise = ir.node("QuantizeLinear", [layer.activation, scale, zero], name=f"{layer.name}.quantise")
         dequantise = ir.node("DequantizeLinear", [quantise.outputs[0], scale, zero], name=f"{layer.name}.dequantise")
         self._graph.graph.insert_before(layer.node, [quantise, dequantise])
         layer.node.replace_input_with(0, dequantise.outputs[0])
 
-    def _dequantise_weight(self, layer: Layer, quantised: NDArray[np.int8], scale: Floats) -> None:
+    def _dequantise_weight(self, layer: Layer, quantised: NDArray[Any], scale: Floats) -> None:
         old = layer.weight
-        weight = self._constant(f"{layer.name}.weight.int8", quantised)
+        weight = self._constant(f"{layer.name}.weight.quantised", quantised)
         scales = self._constant(f"{layer.name}.weight.scale", scale.astype(self._type.numpy()))
-        zeros = self._constant(f"{layer.name}.weight.zero", np.zeros(scale.shape, np.int8))
+        zeros = self._constant(f"{layer.name}.weight.zero", np.zeros(scale.shape, self._grid.dtype))
         dequantise = ir.node(
             "DequantizeLinear", [weight, scales, zeros], {"axis": 1}, name=f"{layer.name}.weight.dequantise"
         )

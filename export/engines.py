@@ -40,6 +40,7 @@ class EngineRecipe:
         graphs: names of graphs; empty for all.
         n_drafts: the N that will be asked for, of those that the bundle serves; empty for all. Fewer take fewer profiles.
         force: replace engines that are there.
+        shadow: profiles that let the refiner shadow the drafter at every N, as engines for all N from 0 have them anyway.
     """
 
     bundle: Path
@@ -49,6 +50,7 @@ class EngineRecipe:
     graphs: tuple[str, ...] = ()
     n_drafts: tuple[int, ...] = ()
     force: bool = False
+    shadow: bool = False
 
 
 def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Path:
@@ -73,7 +75,7 @@ def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Pat
             builder.timings = out.with_suffix(f"{out.suffix}.timings")
         built = {}
         for name, graph in wanted.items():
-            path, profiles = bundle.graph(graph), engines.profiles(manifest, name, recipe.batch)
+            path, profiles = bundle.graph(graph), engines.profiles(manifest, name, recipe.batch, shadow=recipe.shadow)
             sources = {file: bundle.manifest.files[file].sha256 for file in (graph.onnx, graph.weights)}
             started, plan = time.monotonic(), folder / f"{name}.plan"
             layers, scratch = builder.write(path, plan, profiles, target, progress or Silent())

@@ -2,7 +2,7 @@
 
 Collaborative decoding (arXiv 2411.17787): the drafter draws scales 0..N−1, the refiner the rest. f_hat and features
 carry over; the refiner's cache of the drafted prefix comes from running the refiner on the prefix features, in one pass
-together with the first scale that it draws.
+together with the first scale that it draws, or scale by scale beside the drafter (shadowing).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from trt_var.backends.base import Backend, Buffer, Graph
+from trt_var.backends.base import Backend, Buffer, Graph, Work
 from trt_var.manifest import Manifest, Role
 from trt_var.sampling import Sampling
 from trt_var.schedule import Schedule
@@ -141,7 +141,9 @@ def upload(chain: Chain, request: Request) -> dict[str, Buffer]:
     return {name: chain.backend.upload(array) for name, array in arrays(chain, request).items()}
 
 
-def decode(chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: bool = False) -> Iterator[DecodedScale]:
+def decode(
+    chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: bool = False, shadowed: bool = False
+) -> Iterator[DecodedScale]:
     """Draw all scales, one after the other.
 
     Args:
@@ -149,16 +151,21 @@ def decode(chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: 
         n_draft: how many scales the drafter draws.
         inputs: see ``upload``; features are written to.
         logits: also keep the guided logits; the step graphs must have that output.
+        shadowed: the refiner runs over every drafted scale while the drafter draws it, aside where the backend can, so that
+            its first own scale finds the keys and values of the prefix; both caches are then held at once.
     """
     backend, schedule = chain.backend, Schedule(chain.manifest.schedule)
     features, f_hat = inputs["features"], inputs["f_hat"]
     nothing = f_hat  # zeros, for the quantisers to keep nothing of
-    cache = _cache(chain, n_draft, features.shape[1])
+    sides = _sides(chain, n_draft, inputs, shadowed)
     for scale in range(schedule.scales):
         role: Role = "drafter" if scale < n_draft else "refiner"
-        if scale in (0, n_draft):
-            side = _Side(chain, role, n_draft, inputs, cache)
-        tokens, values = side.draw(scale, features, logits or bool(chain.smooth))
+        if shadowed and scale < n_draft:
+            with backend.aside():
+                sides["refiner"].draw(scale, features, False)
+        if shadowed and scale == n_draft:
+            backend.join()
+        tokens, values = sides[role].draw(scale, features, logits or bool(chain.smooth))
         known = {"f_hat": f_hat, "keep": inputs["keep"], "kept": inputs.get(f"kept.{scale}", nothing)}
         if values is not None and chain.smooth:
             known |= {"guided_logits": values, "noise": inputs[f"noise.{scale}"]}
@@ -185,11 +192,15 @@ def render(chain: Chain, f_hat: Buffer) -> Buffer:
 def draw(chain: Chain, request: Request) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """A whole batch: tokens [L, B] and images [B, H, W, 3]."""
 
-    def work(inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
-        scales = list(decode(chain, request.n_draft, inputs))
-        return {"images": render(chain, scales[-1].f_hat), **{f"tokens.{scale.index}": scale.tokens for scale in scales}}
+    def way(shadowed: bool) -> Work:
+        def work(inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
+            scales = list(decode(chain, request.n_draft, inputs, shadowed=shadowed))
+            drawn = {f"tokens.{scale.index}": scale.tokens for scale in scales}
+            return {"images": render(chain, scales[-1].f_hat), **drawn}
 
-    found = chain.backend.draw(request.n_draft, arrays(chain, request), work)
+        return work
+
+    found = chain.backend.draw(request.n_draft, arrays(chain, request), way(False), way(True))
     tokens = [found[f"tokens.{scale}"] for scale in range(len(chain.manifest.schedule))]
     return np.concatenate(tokens), found["images"]
 
@@ -214,22 +225,26 @@ def kept_positions(schedule: Schedule, n_draft: int, role: Role, drops_outputs: 
     return schedule.begin(last if drops_outputs or last == schedule.scales - 1 else last + 1)
 
 
-def _cache(chain: Chain, n_draft: int, batch: int) -> Buffer:
-    """Memory for the drafter's cache and then, in the same place, the refiner's."""
-    sizes = [
-        2 * model.depth * _positions(chain, n_draft, role) * 2 * batch * model.heads * HEAD_WIDTH
+def _sides(chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], shadowed: bool) -> dict[Role, _Side]:
+    """The models that draw. The refiner's cache takes the place of the drafter's, or lies behind it where it shadows it."""
+    batch = inputs["features"].shape[1]
+    sizes = {
+        role: 2 * model.depth * _positions(chain, n_draft, role) * 2 * batch * model.heads * HEAD_WIDTH
         for role in _roles(Schedule(chain.manifest.schedule), n_draft)
         for model in [chain.transformers[role]]
-    ]
+    }
     dtype = np.dtype(np.float16 if chain.manifest.precision == "fp16" else np.float32)
-    return chain.backend.empty((max(sizes),), chain.backend.cache_dtype or dtype)
+    total = sum(sizes.values()) if shadowed else max(sizes.values())
+    cache = chain.backend.empty((total,), chain.backend.cache_dtype or dtype)
+    begins = {role: total - size if shadowed and role == "refiner" else 0 for role, size in sizes.items()}
+    return {role: _Side(chain, role, n_draft, inputs, cache[begins[role] :]) for role in sizes}
 
 
 class _Side:
     """One transformer's side of a decoding: its conditions, its settings and its cache.
 
     The cache of a block is [positions, 2B, H, 64]: the past is its front, a pass's keys and values follow.
-    The first pass of the refiner takes the drafted prefix and its first own scale together.
+    A pass takes all scales that the cache does not hold: the refiner's first one the drafted prefix too, unless it shadowed.
     """
 
     def __init__(self, chain: Chain, role: Role, n_draft: int, inputs: Mapping[str, Buffer], cache: Buffer) -> None:

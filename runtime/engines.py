@@ -112,14 +112,18 @@ class Pass:
     past: int
 
 
-def passes(manifest: Manifest, role: Role) -> list[Pass]:
-    """Every pass that a role can be asked for, by the N that the bundle serves; single scales, then hand-overs."""
+def passes(manifest: Manifest, role: Role, *, shadow: bool = False) -> list[Pass]:
+    """Every pass that a role can be asked for, by the N that the bundle serves; single scales, then hand-overs.
+
+    With ``shadow`` the refiner may also run over every scale that the drafter draws.
+    """
     schedule = Schedule(manifest.schedule)
     scales = schedule.scales
     if role == "drafter":
         return [_single(schedule, scale) for scale in range(max(manifest.serves))]
     served = [n for n in manifest.serves if n < scales]
-    singles = sorted({scale for n in served for scale in range(n + 1, scales)} | ({0} & set(served)))
+    first = {0} & set(served)
+    singles = sorted({scale for n in served for scale in range(n + 1, scales)} | (set(range(scales)) if shadow else first))
     handed = [Pass(f"hand-over {n}", schedule.begin(n + 1), schedule.tokens(n), 0) for n in served if n]
     return [_single(schedule, scale) for scale in singles] + handed
 
@@ -136,12 +140,12 @@ def graphs(manifest: Manifest) -> dict[str, Graph]:
     return found | {f"{last}{FINAL}": found[last]}
 
 
-def profiles(manifest: Manifest, graph: str, batch: Batch) -> tuple[Profile, ...]:
+def profiles(manifest: Manifest, graph: str, batch: Batch, *, shadow: bool = False) -> tuple[Profile, ...]:
     """The profiles of an engine, by its name: one a scale, and one for all of the refiner's hand-overs."""
     sizes = (batch.smallest, batch.usual, batch.largest)
     if graph.removesuffix(FINAL) in manifest.models:
         role: Role = "drafter" if graph.startswith("drafter") else "refiner"
-        found = passes(manifest, role)
+        found = passes(manifest, role, shadow=shadow)
         if graph.endswith(FINAL):
             end = Schedule(manifest.schedule).length
             found = [one for one in found if one.past + one.n == end]

@@ -78,7 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     class_names: str | None = None
     report: str | None = None
     judge: Judge | None = None
-    quantised: dict[Role, dict[str, str]] | None = None
+    quantised: dict[Literal["drafter", "refiner", "decoder"], dict[str, str]] | None = None
     smooth: tuple[Graph, ...] | None = None
 
 

@@ -29,7 +29,7 @@ def item_size(manifest: Manifest) -> int:
     return 2 if manifest.precision == "fp16" else FLOAT
 
 
-def need(manifest: Manifest, n_draft: int, batch: int, *, drops_outputs: bool = True) -> Memory:
+def need(manifest: Manifest, n_draft: int, batch: int, *, drops_outputs: bool = True, shadowed: bool = False) -> Memory:
     """Weights of the models in use, the cache that they share, and the widest moment of a pass or of the decoder.
 
     At its widest a pass holds qkv, the MLP's hidden rows and a few residual ones, or the scores of one attention layer
@@ -37,7 +37,7 @@ def need(manifest: Manifest, n_draft: int, batch: int, *, drops_outputs: bool = 
     full resolution and takes large batches in pieces. Both were compared with the scratch memory that TensorRT-RTX's builder
     announces (docs/tensorrt.md). Inputs are the rows of the class tables and the features. Without ``drops_outputs``, as
     TensorRT, the drafter's last keys and values are written too, and the last scale's or a second engine without them,
-    whichever is less.
+    whichever is less. With ``shadowed``, both models hold a cache and work at the same time.
     """
     schedule, item = Schedule(manifest.schedule), item_size(manifest)
     scales = schedule.scales
@@ -60,4 +60,5 @@ def need(manifest: Manifest, n_draft: int, batch: int, *, drops_outputs: bool = 
         if not drops_outputs and end == scales:
             weights += min(step, a_position * drawn)
     decoder = 3 * min(batch, DECODER_BATCH) * manifest.image_side**2 * manifest.vae_channels * FLOAT
-    return Memory(weights, max(caches), inputs + max(*moments, decoder))
+    both = sum if shadowed else max
+    return Memory(weights, both(caches), inputs + max(both(moments), decoder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,11 +87,19 @@ class Backend(Protocol):
         """The batch in which so many images are drawn: as many, or more to meet sizes that are ready; or fewer at once."""
         ...
 
-    def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
-        """Upload arrays, let ``work`` make buffers of them, download those.
+    def aside(self) -> AbstractContextManager[object]:
+        """A block whose runs need not be waited for until ``join``; they see all that was done before the block."""
+        ...
 
-        A backend may record the work and replay it the next time that N and the arrays' shapes are the same: work must do
-        the same again then.
+    def join(self) -> None:
+        """What follows sees all that was done aside."""
+        ...
+
+    def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], plain: Work, shadowed: Work) -> dict[str, NDArray[Any]]:
+        """Upload arrays, let a work make buffers of them, download those.
+
+        Both works give the same; ``shadowed`` does some of it aside. A backend may measure which is faster, record it and
+        replay it the next time that N and the arrays' shapes are the same: works must do the same again then.
         """
         ...
 
@@ -136,8 +145,14 @@ class HostMemory:
     def padded(self, images: int) -> int:
         return images
 
-    def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
-        outputs = work({name: self.upload(array) for name, array in arrays.items()})
+    def aside(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def join(self) -> None:
+        pass
+
+    def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], plain: Work, shadowed: Work) -> dict[str, NDArray[Any]]:
+        outputs = plain({name: self.upload(array) for name, array in arrays.items()})
         return {name: self.download(buffer) for name, buffer in outputs.items()}
 
     def free_memory(self) -> int | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from trt_var.backends.base import Buffer, DeviceArray, Work
 from trt_var.cuda import Device, Memory
 from trt_var.errors import BackendError
 
+CAPTURED = 2  # runs before work is launched as a graph
+TIMED = 3
 ALIGNMENT = 1024  # of scratch and of inputs: engines want 512 for scratch, less elsewhere
 
 
@@ -21,7 +24,7 @@ class Owner(Protocol):
     """What a replay needs of its backend."""
 
     device: Device
-    scratch: Memory | None
+    scratch: dict[int, Memory]
 
     def held_by(self, arena: Arena, /) -> AbstractContextManager[None]: ...
 
@@ -64,7 +67,8 @@ class Replay:
         self._results: dict[str, NDArray[Any]] = {}
         self._runs = 0
         self._launch: Callable[[], None] | None = None
-        self._scratch: Memory | None = None  # of the captured graph, which knows its address
+        self._scratch: list[Memory] = []  # of the captured graph, which knows its address
+        self.way: Literal["plain", "shadowed"] | None = None  # None until both have been considered
 
     def run(self, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
         device = self._backend.device
@@ -77,12 +81,29 @@ class Replay:
         device.synchronize()
         found = {name: array.copy() for name, array in self._results.items()}
         self._runs += 1
-        if self._runs == 2:
+        if self._runs == CAPTURED:
             self._capture(work)
         return found
 
+    def seconds(self) -> float:
+        """The least time of a few launches of the captured graph on the inputs of the latest run."""
+        if self._launch is None:
+            raise BackendError("nothing was captured yet")
+        times = []
+        for _ in range(TIMED):
+            started = time.perf_counter()
+            self._launch()
+            self._backend.device.synchronize()
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    @property
+    def launched(self) -> bool:
+        """Whether the latest run was one launch."""
+        return self._runs > CAPTURED
+
     def _capture(self, work: Work) -> None:
-        self._scratch = self._backend.scratch
+        self._scratch = [*self._backend.scratch.values()]
         collecting = gc.isenabled()
         gc.disable()  # memory must not be freed on this thread while its calls are recorded
         try:

@@ -1,16 +1,18 @@
-"""TensorRT 11 and TensorRT-RTX: a bundle's engines, chained on one stream, on CUDA memory.
+"""TensorRT 11 and TensorRT-RTX: a bundle's engines, chained on streams, on CUDA memory.
 
 Nothing waits for the host between scales. The second time that a batch of the same size and N is drawn it is also captured,
-and from the third on it is one upload, one launch of a CUDA graph and one wait (docs/tensorrt.md).
+and from the third on it is one upload, one launch of a CUDA graph and one wait. The third time, the refiner shadowing the
+drafter on a second stream is captured too where it can be, and the faster of the two stays (docs/tensorrt.md).
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,16 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from trt_var import cuda, engines
 from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, Work
-from trt_var.backends.replay import ALIGNMENT, Arena, Replay, address_of
+from trt_var.backends.engine import EngineGraph
+from trt_var.backends.replay import ALIGNMENT, CAPTURED, Arena, Replay, address_of
 from trt_var.bundle import Bundle, file_sha256
 from trt_var.cuda import Device, Memory
-from trt_var.engines import FINAL, Engine, Kind, Record, Shape
+from trt_var.engines import FINAL, Engine, Kind, Record
 from trt_var.errors import BackendError, BundleError
 from trt_var.memory import need
 
+log = logging.getLogger(__name__)
 MAX_REPLAYS = 8
-
-
 LOGITS = ".logits"  # step graphs that smoothing takes
 
 
@@ -42,7 +44,7 @@ class TensorRT:
     def __init__(self, trt: Any, device: Device, bundle: Bundle, folder: Path, record: Record) -> None:
         self.description = f"{record.kind} {record.version}, {device.description}, arithmetic of the engines' own types"
         self.trt, self.device, self.logger = trt, device, engines.make_logger(trt)
-        self.scratch: Memory | None = None
+        self.scratch: dict[int, Memory] = {}
         self._bundle, self._folder, self.record = bundle, folder, record
         self._runtime = trt.Runtime(self.logger)
         self._lock = threading.RLock()
@@ -89,11 +91,19 @@ class TensorRT:
         batch = self.record.batch
         return max(batch.smallest, min(1 << (images - 1).bit_length(), batch.largest))
 
-    def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], work: Work) -> dict[str, NDArray[Any]]:
+    def aside(self) -> AbstractContextManager[object]:
+        return self.device.aside()
+
+    def join(self) -> None:
+        self.device.join()
+
+    def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], plain: Work, shadowed: Work) -> dict[str, NDArray[Any]]:
         key = (n_draft, *((name, array.shape, array.dtype.str) for name, array in arrays.items()))
         with self.turn():
             replay = self._replays.pop(key, None) or self._new_replay(n_draft, arrays)
-            found = replay.run(arrays, work)  # one that failed is not kept
+            found = replay.run(arrays, plain)  # one that failed is not kept
+            if replay.launched and replay.way is None:
+                replay = self._faster(replay, n_draft, arrays, shadowed)
             self._replays[key] = replay  # the latest last
             while len(self._replays) > MAX_REPLAYS:
                 self._forget_oldest()
@@ -107,7 +117,7 @@ class TensorRT:
         with self.turn():
             self.device.synchronize()
             self._replays.clear()
-            self.scratch = None
+            self.scratch.clear()
 
     @contextmanager
     def held_by(self, arena: Arena) -> Iterator[None]:
@@ -119,11 +129,40 @@ class TensorRT:
             self._arena = None
 
     def ensure_scratch(self, size: int) -> Memory:
-        """The one scratch buffer that all contexts share, in the order of the stream."""
-        if self.scratch is None or self.scratch.size < size + ALIGNMENT:
+        """The one scratch buffer that all contexts of a stream share, in its order."""
+        held = self.scratch.get(self.device.stream)
+        if held is None or held.size < size + ALIGNMENT:
             self.device.synchronize()  # nothing may be using the old one
-            self.scratch = self.device.allocate(size + ALIGNMENT)
-        return self.scratch
+            held = self.scratch[self.device.stream] = self.device.allocate(size + ALIGNMENT)
+        return held
+
+    def _faster(self, plain: Replay, n_draft: int, arrays: Mapping[str, NDArray[Any]], shadowed: Work) -> Replay:
+        """The captured work as it is, or with the refiner shadowing the drafter, whichever takes less time."""
+        plain.way = "plain"
+        batch = arrays["features"].shape[1]
+        if not self._can_shadow(n_draft, batch):
+            return plain
+        try:
+            beside = Replay(self, arrays)
+            beside.way = "shadowed"
+            for _ in range(CAPTURED):
+                beside.run(arrays, shadowed)
+            times = plain.seconds(), beside.seconds()
+        except BackendError as error:
+            log.warning("N = %d, batch %d: the refiner does not shadow the drafter: %s", n_draft, batch, error)
+            return plain
+        log.info("N = %d, batch %d: %.4f s, with the refiner beside the drafter %.4f s", n_draft, batch, *times)
+        return plain if times[0] <= times[1] else beside
+
+    def _can_shadow(self, n_draft: int, batch: int) -> bool:
+        """Whether there are two models, profiles for every drafted scale on the refiner, and memory for both caches."""
+        manifest = self._bundle.manifest
+        if not 0 < n_draft < len(manifest.schedule) or "refiner" not in self.record.engines:
+            return False
+        names = {profile.name for profile in self.record.engines["refiner"].profiles}
+        wanted = need(manifest, n_draft, batch, drops_outputs=False, shadowed=True)
+        fits = wanted.cache + wanted.activations <= self.device.free_memory()
+        return fits and names >= {f"scale {scale}" for scale in range(n_draft + 1)}
 
     def _new_replay(self, n_draft: int, arrays: Mapping[str, NDArray[Any]]) -> Replay:
         batch = arrays["features"].shape[1]
@@ -170,107 +209,6 @@ class TensorRT:
 def rebuild(bundle: Bundle, kind: Kind) -> str:
     """What to do about engines that do not fit."""
     return f"build them with trt-var engines {bundle.path} --kind {kind} --force"
-
-
-class EngineGraph:
-    """One engine, and a context for every set of input shapes, so that a captured shape never changes."""
-
-    def __init__(
-        self, backend: TensorRT, name: str, entry: Engine, engine: Any, final: Callable[[], EngineGraph] | None = None
-    ) -> None:
-        self._backend, self._name, self._entry, self._engine = backend, name, entry, engine
-        self._make_final = final
-        self._final: EngineGraph | None = None
-        trt = backend.trt
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        self._types = {name: np.dtype(trt.nptype(engine.get_tensor_dtype(name))) for name in names}
-        self._inputs = {name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT}
-        hosted = [name for name in names if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE]
-        if hosted:
-            raise BackendError(
-                f"engine {self._name} wants {', '.join(hosted)} in host memory; build it from this bundle's graphs"
-            )
-        self._contexts: dict[Any, _Context] = {}
-
-    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        with self._backend.turn():
-            self._check(inputs, outputs)
-            context = self._context({name: inputs[name].shape for name in self._inputs})
-            final = self._cheaper(context, outputs)
-            if final:
-                final.run(inputs, outputs)
-            else:
-                context.enqueue({**inputs, **outputs})
-
-    def _check(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        if inputs.keys() != self._inputs or not outputs.keys() <= self._types.keys() - self._inputs:
-            odd = sorted((inputs.keys() ^ self._inputs) | (outputs.keys() - self._types.keys()))
-            raise BackendError(f"engine {self._name} does not fit this request: {', '.join(odd)} missing or unknown")
-        wrong = [name for name, buffer in (*inputs.items(), *outputs.items()) if buffer.dtype != self._types[name]]
-        if wrong:
-            raise BackendError(f"engine {self._name}: {', '.join(wrong)} have another type than the engine's")
-
-    def _cheaper(self, context: _Context, outputs: Mapping[str, Buffer]) -> EngineGraph | None:
-        """The engine without keys and values, where it takes less than memory for what nobody reads."""
-        unread = context.bytes_of(self._types.keys() - self._inputs - outputs.keys())
-        if self._final is None and self._make_final and unread > self._entry.size:
-            self._final = self._make_final()
-        return self._final if unread else None
-
-    def _context(self, shapes: dict[str, Shape]) -> _Context:
-        key = tuple(sorted(shapes.items()))
-        if key not in self._contexts:
-            self._contexts[key] = _Context(self._backend, self._engine, self._profile(shapes), shapes, self._types)
-        return self._contexts[key]
-
-    def _profile(self, shapes: dict[str, Shape]) -> int:
-        for index, profile in enumerate(self._entry.profiles):
-            bounds = ((profile.shapes[name][0], shape, profile.shapes[name][2]) for name, shape in shapes.items())
-            if all(a <= b <= c for low, shape, high in bounds for a, b, c in zip(low, shape, high, strict=True)):
-                return index
-        record, names = self._backend.record, ", ".join(map(str, self._backend.record.serves))
-        raise BackendError(
-            f"engine {self._name} has no profile for this request; it was built for N = {names} and batches of "
-            f"{record.batch.smallest} to {record.batch.largest}: build the engines again with what is needed"
-        )
-
-
-class _Context:
-    """An execution context for one set of input shapes."""
-
-    def __init__(
-        self, backend: TensorRT, engine: Any, profile: int, shapes: dict[str, Shape], types: dict[str, np.dtype[Any]]
-    ) -> None:
-        self._backend, self._types = backend, types
-        trt, stream = backend.trt, backend.device.stream
-        self._context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        if self._context is None:
-            raise BackendError(f"no execution context: {backend.logger.last()}")
-        self._must(self._context.set_optimization_profile_async(profile, stream), f"profile {profile}")
-        for name, shape in shapes.items():
-            self._must(self._context.set_input_shape(name, shape), f"shape {shape} of {name}")
-        self._scratch = int(self._context.update_device_memory_size_for_shapes())
-        backend.device.synchronize()  # the profile's switch was enqueued
-
-    def bytes_of(self, outputs: set[str]) -> int:
-        """How much memory some outputs take."""
-        return sum(math.prod(self._context.get_tensor_shape(name)) * self._types[name].itemsize for name in outputs)
-
-    def enqueue(self, buffers: Mapping[str, Buffer]) -> None:
-        """Enqueue one run; outputs without a buffer go to memory that nobody reads."""
-        bound = {name: buffers[name] if name in buffers else self._unread(name) for name in self._types}
-        for name, buffer in bound.items():
-            self._must(self._context.set_tensor_address(name, address_of(buffer)), f"the address of {name}")
-        scratch = self._backend.ensure_scratch(self._scratch)
-        self._context.set_device_memory(-(-scratch.address // ALIGNMENT) * ALIGNMENT, self._scratch)
-        self._must(self._context.execute_async_v3(self._backend.device.stream), "the run")
-
-    def _unread(self, name: str) -> Buffer:
-        return self._backend.empty(tuple(self._context.get_tensor_shape(name)), self._types[name])
-
-    def _must(self, done: bool, what: str) -> None:
-        if not done:
-            raise BackendError(f"the engine refused {what}: {self._backend.logger.last()}")
 
 
 def create(bundle: Bundle | None = None) -> Backend:

@@ -45,9 +45,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--calibrate", type=int, default=SAMPLES, metavar="n", help="images to draw for the ranges (default: %(default)s)"
     )
     parser.add_argument("--ranges", type=Path, metavar="FILE", help="read what was seen, or write it there (.npz)")
-    parser.add_argument("--mode", choices=("int8", "weights"), default="int8", help="weights: only they are int8")
+    parser.add_argument(
+        "--mode",
+        choices=("int8", "fp8", "weights"),
+        default="int8",
+        help="fp8: E4M3, for TensorRT on sm89 and later; weights: only they are int8 (default: int8)",
+    )
     parser.add_argument("--method", choices=("minmax", "percentile", "entropy"), default="percentile")
     parser.add_argument("--alpha", type=float, metavar="A", help="share of outliers to migrate (default: searched)")
+    parser.add_argument(
+        "--decoder", choices=("float", "int8"), default="float", help="int8: the VQVAE decoder's convolutions too"
+    )
     parser.add_argument(
         "--groups", metavar="G,G,…", help="qkv, proj, fc1, fc2, head: quantise these (default: those that bear it; all: all)"
     )
@@ -79,6 +87,7 @@ def run(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options: ar
     from trt_var.bundle import Bundle
 
     try:
+        from trt_var.calibration.decoder import drawn_maps
         from trt_var.calibration.quantise import Quantisation, quantise
     except ImportError as error:
         raise BackendError(f"calibration needs ONNX ({error}): pip install 'trt-var[cpu,export]'") from error
@@ -91,8 +100,9 @@ def run(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options: ar
     if options.groups is None:
         wanted = _bearing(bundle, observed, wanted, drawing)
     layers = sum(len(found) for found in observed.values())
+    maps = drawn_maps(bundle, drawing.n_draft, drawing.sampling, drawing.seed) if options.decoder == "int8" else None
     with appearing(out) as folder, tqdm(total=layers, desc="quantising", disable=None) as bar:
-        quantise(target, observed, wanted, folder, bar.update)
+        quantise(target, observed, wanted, folder, bar.update, maps)
     _compare(bundle, Bundle.open(out), drawing)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB; next: trt-var run --engines {out}")

@@ -44,6 +44,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="only the N that will be asked for: fewer profiles, smaller engines (default: all that the bundle serves)",
     )
     parser.add_argument(
+        "--shadow", action="store_true", help="profiles for the refiner beside the drafter, where --n-draft leaves 0 out"
+    )
+    parser.add_argument(
         "--batch", type=_batch, default="1,8,64", metavar="MIN,OPT,MAX", help="batch sizes (default: %(default)s)"
     )
 
@@ -61,7 +64,10 @@ def build(bundle: Path, options: argparse.Namespace, graphs: tuple[str, ...] = (
     started, bars = time.monotonic(), Bars()
     try:
         out = build_engines(
-            EngineRecipe(bundle, options.kind, options.target, options.batch, graphs, options.n_drafts, force), bars
+            EngineRecipe(
+                bundle, options.kind, options.target, options.batch, graphs, options.n_drafts, force, options.shadow
+            ),
+            bars,
         )
     finally:
         bars.close()

@@ -40,8 +40,8 @@ def _info(options: argparse.Namespace) -> None:
     )
     print(f"n-draft     {', '.join(map(str, manifest.serves))}")
     print(f"top-k       up to {manifest.max_top_k}")
-    for role, groups in (manifest.quantised or {}).items():
-        print(f"{role:11} {', '.join(f'{group} {kind}' for group, kind in groups.items())}")
+    for part, groups in (manifest.quantised or {}).items():
+        print(f"{part:11} {', '.join(f'{group} {kind}' for group, kind in groups.items())}")
     print(f"checksums   {len(manifest.files)} files as built")
     for folder in sorted((bundle.path / engines.FOLDER).glob(f"*/{engines.RECORD}")):
         record = engines.read_record(folder.parent)

@@ -124,7 +124,7 @@ def test_migration_alone_changes_nothing(
     def put(self: object, layer: Layer, weight: NDArray[np.float32], scale: object) -> None:
         layer.weight.const_value = ir.tensor(weight.astype(np.float32), name=layer.weight.name)
 
-    monkeypatch.setattr("trt_var.calibration.quantise.quantise_weight", lambda weight: (weight, None))
+    monkeypatch.setattr("trt_var.calibration.quantise.quantise_weight", lambda weight, grid: (weight, None))
     monkeypatch.setattr(_Step, "_quantise_input", lambda *_: None)
     monkeypatch.setattr(_Step, "_dequantise_weight", put)
     out = quantised(digits, observed, tmp_path / "q", alpha=0.6)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trt_var import cuda, engines
-from trt_var.backends import tensorrt
+from trt_var import cuda_bindings, engines
+from trt_var.backends import engine, tensorrt
 from trt_var.export import engines as builder
 
 API = Path(__file__).parents[1] / "api"
@@ -20,10 +20,10 @@ RTX_ALONE = {"ComputeCapability", "num_compute_capabilities", "set_compute_capab
 
 # what an expression is, by file
 TENSORRT: dict[Any, dict[str, str]] = {
-    tensorrt: {
+    tensorrt: {"trt": "", "self._runtime": "Runtime"},
+    engine: {
         "trt": "",
         "backend.trt": "",
-        "self._runtime": "Runtime",
         "engine": "ICudaEngine",
         "self._engine": "ICudaEngine",
         "self._context": "IExecutionContext",
@@ -124,9 +124,11 @@ def test_pycuda() -> None:
         "self._device": "Device",
         "self._context": "Context",
         "self._stream": "Stream",
+        "then": "Stream",
+        "event": "Event",
         "allocation": "DeviceAllocation",
     }
-    found = list(uses(cuda, names, "PyCuda"))
+    found = list(uses(cuda_bindings, names, "PyCuda"))
     classes = {name for name in api if name not in ("", "driver")}
     found = [("driver", name, None, where) if name in classes else use for use in found for _, name, _, where in [use]]
     api["driver"] |= dict.fromkeys(classes)
@@ -140,13 +142,19 @@ def test_cuda_core() -> None:
     driver = pytest.importorskip("cuda.bindings.driver")
     graph = pytest.importorskip("cuda.core.graph")
     known = {"self._core": core, "core": core, "self._device": core.Device, "self._stream": core.Stream}
-    known |= {"self._driver": driver, "stream": core.Stream, "builder": graph.GraphBuilder, "graph": graph.Graph}
-    found = list(uses(cuda, {name: name for name in known}, "CudaCore"))
+    known |= {
+        "self._driver": driver,
+        "stream": core.Stream,
+        "then": core.Stream,
+        "builder": graph.GraphBuilder,
+        "graph": graph.Graph,
+    }
+    found = list(uses(cuda_bindings, {name: name for name in known}, "CudaCore"))
     functions = {name: name for name in ("stream", "builder", "graph")}
-    found += [use for use in uses(cuda, functions) if "self" not in use[3]]
+    found += [use for use in uses(cuda_bindings, functions) if "self" not in use[3]]
     assert {owner for owner, *_ in found} >= known.keys()
     for owner, name, arguments, where in found:
         assert hasattr(known[owner], name), f"{where}: not there"
         member = getattr(known[owner], name)
-        if arguments is not None and callable(member) and owner in ("self._stream", "stream", "builder", "graph"):
+        if arguments is not None and callable(member) and owner in ("self._stream", "stream", "then", "builder", "graph"):
             inspect.signature(member).bind(*[None] * (arguments + 1))

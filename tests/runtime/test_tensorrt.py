@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,13 +15,17 @@ import numpy as np
 import pytest
 from helpers import GOLDEN, assert_close, assert_tokens
 from trt_var import BackendError, BundleError, Pipeline, Sampling, backends, engines, simulated
+from trt_var.backends.replay import Replay
 from trt_var.backends.tensorrt import TensorRT
 from trt_var.bundle import PACKAGED, Bundle
 from trt_var.cli import main
 from trt_var.cuda import VARIABLE
+from trt_var.decoding import Request, decode, upload
 from trt_var.engines import Batch
 from trt_var.export.engines import EngineRecipe, build_engines
+from trt_var.memory import need
 from trt_var.results import Generation
+from trt_var.sampling import uniforms
 from trt_var.simulated_device import POISON, TOTAL, SimulatedDevice, SimulationError
 
 FOLDER = "tensorrt/simulated-1-host"
@@ -57,9 +63,25 @@ def assert_same(found: Generation, expected: Generation) -> None:
     assert_close(found.images, expected.images)
 
 
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], None]:
+    """Sets the seconds of the plain chain, and of the one with the refiner beside the drafter."""
+
+    def pretend(plain: float, shadowed: float) -> None:
+        times = itertools.cycle([plain, shadowed])
+        monkeypatch.setattr(Replay, "seconds", lambda self: next(times))
+
+    return pretend
+
+
+@pytest.mark.parametrize("shadowed", [False, True])
 @pytest.mark.parametrize("n_draft", range(7))
-def test_digits_eager_and_captured(digits: Path, n_draft: int) -> None:
+def test_digits_eager_and_captured(
+    digits: Path, n_draft: int, shadowed: bool, measured: Callable[[float, float], None], caplog: pytest.LogCaptureFixture
+) -> None:
     """Batches of 4, 1 and 3 (padded), thrice each: eager, eager and captured, launched."""
+    measured(1.0, 0.5 if shadowed else 2.0)
+    caplog.set_level("INFO", "trt_var.backends.tensorrt")
     with Pipeline.load(digits, "onnxruntime") as reference, Pipeline.load(digits, "tensorrt") as pipeline:
         for turn in range(3):
             for labels in ([1, 2, 3, 4], [5], [6, 7, 8]):
@@ -67,14 +89,61 @@ def test_digits_eager_and_captured(digits: Path, n_draft: int) -> None:
                 found = pipeline.generate(labels, seeds=seeds, n_draft=n_draft)
                 assert_same(found, reference.generate(labels, seeds=seeds, n_draft=n_draft))
         assert device(pipeline).launches == 4 + 1, "batches of 3 are drawn as the captured 4"
+        replays = pipeline._backend._replays.values()  # type: ignore[attr-defined]
+        assert {replay.way for replay in replays} == {"shadowed" if shadowed and 0 < n_draft < 6 else "plain"}
+    assert caplog.text.count("with the refiner beside the drafter") == (2 if 0 < n_draft < 6 else 0)
 
 
-def test_golden_vectors(golden_bundle: Path, tmp_path: Path) -> None:
+def test_shadowing_that_fails_leaves_the_plain_chain(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_room(self: SimulatedDevice) -> None:
+        raise BackendError("no room")
+
+    monkeypatch.setattr(SimulatedDevice, "aside", no_room)
+    with Pipeline.load(digits, "tensorrt") as pipeline:
+        images = [pipeline.generate([1, 2], n_draft=3).images for _ in range(5)]
+        assert device(pipeline).launches == 3
+    assert_close(images[4], images[0])
+    assert caplog.text.count("the refiner does not shadow the drafter: no room") == 1
+
+
+def test_shadowing_needs_memory_for_both_caches(digits: Path, measured: Callable[[float, float], None]) -> None:
+    measured(1.0, 0.5)
+    with Pipeline.load(digits, "tensorrt") as pipeline:
+        for _ in range(2):
+            pipeline.generate([1] * 8, n_draft=5)
+        gpu = device(pipeline)
+        backend, manifest = pipeline._backend, pipeline.manifest
+        both = need(manifest, 5, 8, drops_outputs=False, shadowed=True)
+        one = need(manifest, 5, 8, drops_outputs=False)
+        assert both.cache > one.cache
+        assert backend._can_shadow(5, 8)  # type: ignore[attr-defined]
+        gpu._total -= gpu.free_memory() - (both.cache + both.activations - 1)
+        assert not backend._can_shadow(5, 8)  # type: ignore[attr-defined]
+        pipeline.generate([1] * 8, n_draft=5)
+
+
+def test_shadowing_needs_profiles(tmp_path: Path, measured: Callable[[float, float], None]) -> None:
+    """Engines for N = 4 alone have no profiles for the refiner's drafted scales, unless they were asked for."""
+    measured(1.0, 0.5)
+    for shadow in (False, True):
+        bundle = shutil.copytree(PACKAGED / "digits", tmp_path / str(shadow))
+        build_engines(EngineRecipe(bundle, "simulated", batch=Batch(1, 1, 2), n_drafts=(4,), shadow=shadow))
+        with Pipeline.load(bundle, "tensorrt") as pipeline, Pipeline.load(bundle, "onnxruntime") as reference:
+            for turn in range(4):
+                assert_same(pipeline.generate(3, seeds=turn, n_draft=4), reference.generate(3, seeds=turn, n_draft=4))
+            (replay,) = pipeline._backend._replays.values()  # type: ignore[attr-defined]
+            assert replay.way == ("shadowed" if shadow else "plain")
+
+
+def test_golden_vectors(golden_bundle: Path, tmp_path: Path, measured: Callable[[float, float], None]) -> None:
+    measured(1.0, 0.5)
     bundle = shutil.copytree(golden_bundle, tmp_path / "golden")
     build_engines(EngineRecipe(bundle, "simulated", batch=Batch(1, 2, 2)))
     with Pipeline.load(bundle, "tensorrt") as pipeline:
         for n_draft in range(1, 11):
-            for _ in range(3 if n_draft == 8 else 1):
+            for _ in range(4 if n_draft == 8 else 1):
                 found = pipeline.generate(
                     golden["labels"].tolist(), seeds=100000, n_draft=n_draft, sampling=Sampling(cfg=1.5, top_k=1)
                 )
@@ -82,10 +151,11 @@ def test_golden_vectors(golden_bundle: Path, tmp_path: Path) -> None:
                 if n_draft in (8, 10):
                     images = found.images.transpose(0, 3, 1, 2)
                     assert_close(images, golden[f"greedy_N{n_draft}_image"], absolute=2)
-        assert device(pipeline).launches == 1
+        assert device(pipeline).launches == 2, "the plain chain, then the shadowed one"
 
 
-def test_settings_and_labels_need_no_new_capture(digits: Path) -> None:
+def test_settings_and_labels_need_no_new_capture(digits: Path, measured: Callable[[float, float], None]) -> None:
+    measured(1.0, 2.0)
     with Pipeline.load(digits, "onnxruntime") as reference, Pipeline.load(digits, "tensorrt") as pipeline:
         for turn in range(4):
             asked = {"seeds": turn, "sampling": Sampling(cfg=turn / 2, top_k=9 + turn, top_p=0.9, temperature=1 + turn / 10)}
@@ -152,12 +222,12 @@ def test_threads_and_pipelines(digits: Path) -> None:
 def test_the_last_scale_is_drawn_by_the_engine_without_a_cache(digits: Path) -> None:
     with Pipeline.load(digits, "tensorrt") as pipeline:
         pipeline.generate([1], n_draft=4)
-        refiner = pipeline._transformers["refiner"].step
+        refiner = pipeline._transformers["refiner", False].step
         assert refiner._final is not None  # type: ignore[attr-defined]
-        assert set(pipeline._transformers) == {"drafter", "refiner"}
+        assert set(pipeline._transformers) == {("drafter", False), ("refiner", False)}
     with Pipeline.load(digits, "tensorrt") as pipeline:
         pipeline.generate([1], n_draft=6)
-        assert set(pipeline._transformers) == {"drafter"}, "the refiner's weights are not loaded for nothing"
+        assert set(pipeline._transformers) == {("drafter", False)}, "the refiner's weights are not loaded for nothing"
 
 
 def test_closing_frees_everything(digits: Path) -> None:
@@ -311,6 +381,51 @@ class TestSimulatedDevice:
         launch()
         gpu.to_host(gpu.pinned(4), memory.address)
         gpu.synchronize()
+
+    def test_two_streams(self) -> None:
+        """Work on the same memory is refused unless one stream waits for the other; reading is free."""
+        gpu = SimulatedDevice()
+        memory, host, back = gpu.allocate(4), gpu.pinned(4), gpu.pinned(4)
+
+        def work(join: bool) -> None:
+            gpu.to_device(memory.address, host)
+            with gpu.aside():
+                gpu.to_host(back, memory.address)
+                assert gpu.by_stream[gpu.stream] is gpu
+            gpu.to_host(gpu_back, memory.address)
+            if join:
+                gpu.join()
+            gpu.to_device(memory.address, host)
+
+        gpu_back = gpu.pinned(4)
+        work(join=True)
+        gpu.synchronize()
+        work(join=False)
+        with pytest.raises(SimulationError, match="two streams use the same memory at once"):
+            gpu.synchronize()
+        gpu.join()
+        launch = gpu.capture(lambda: work(join=True))
+        for _ in range(3):
+            launch()
+        gpu.to_device(memory.address, host)
+        gpu.synchronize()
+        with pytest.raises(SimulationError, match="work aside that nothing waits for"):
+            gpu.capture(lambda: work(join=False))
+
+    def test_one_scratch_buffer_for_two_streams(self, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The refiner's scratch memory aside must not be the drafter's."""
+        with Pipeline.load(digits, "tensorrt") as pipeline:
+            chain = pipeline.chain(3)
+            assert isinstance(chain.backend, TensorRT)
+            held = chain.backend.device.allocate(1 << 24)
+            monkeypatch.setattr(TensorRT, "ensure_scratch", lambda self, size: held)
+            request = Request((1,), uniforms([0], 130), 3, Sampling(top_k=9))
+            inputs = upload(chain, request)
+            first = next(decode(chain, 3, inputs, shadowed=False))
+            chain.backend.download(first.tokens)
+            with pytest.raises(SimulationError, match="two streams use the same memory at once"):
+                for scale in decode(chain, 3, inputs, shadowed=True):
+                    chain.backend.download(scale.tokens)
 
     def test_memory_freed_while_capturing(self) -> None:
         gpu = SimulatedDevice()
