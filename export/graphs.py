@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trt_var.decoding import HEAD_WIDTH
 from trt_var.export import sampler
 from trt_var.export.sampler import draw, guide
-from trt_var.export.transformer import HEAD_WIDTH, Transformer
+from trt_var.export.transformer import Transformer
 from trt_var.export.vqvae import Vqvae
 from trt_var.schedule import Schedule
 
@@ -173,7 +174,6 @@ class Smooth(Quantise):
         self,
         guided_logits: Tensor,
         noise: Tensor,
-        temperature: Tensor,
         top_p: Tensor,
         top_k: Tensor,
         f_hat: Tensor,
@@ -182,8 +182,7 @@ class Smooth(Quantise):
     ) -> tuple[Tensor, ...]:
         """Logits and Gumbel noise [n, B, V], settings [1, B], the rest as for Quantise."""
         candidates, tokens, chosen = sampler.keep(guided_logits, top_k, top_p, self.width)
-        scaled = candidates / temperature.unsqueeze(-1) * self.sharpness
-        score = (scaled + noise.gather(-1, tokens)) / self.softness
+        score = (candidates * self.sharpness + noise.gather(-1, tokens)) / self.softness  # untempered, as published
         weights = torch.where(chosen, score, sampler.FLOOR).softmax(-1).unsqueeze(-2)
         vectors = (weights @ self.quantize.embedding(tokens)).squeeze(-2)
         return self.advance(self.spread(vectors), f_hat, kept, keep)
@@ -193,10 +192,9 @@ def smooth(vqvae: Vqvae, schedule: Schedule, scale: int, max_top_k: int) -> Trac
     module, plain = Smooth(vqvae, schedule, scale, max_top_k), quantise(vqvae, schedule, scale)
     logits = (schedule.tokens(scale), 2, vqvae.shape.vocabulary)
     inputs = {"guided_logits": torch.zeros(logits), "noise": torch.zeros(logits)}
-    inputs |= {"temperature": torch.ones(1, 2), "top_p": torch.full((1, 2), 0.9)}
-    inputs["top_k"] = torch.full((1, 2), 9, dtype=torch.int32)
+    inputs |= {"top_p": torch.full((1, 2), 0.9), "top_k": torch.full((1, 2), 9, dtype=torch.int32)}
     inputs |= {name: plain.inputs[name] for name in ("f_hat", "kept", "keep")}
-    axes = {name: {1: "batch"} for name in ("guided_logits", "noise", "temperature", "top_p", "top_k")}
+    axes = {name: {1: "batch"} for name in ("guided_logits", "noise", "top_p", "top_k")}
     axes |= {name: {0: "batch"} for name in ("f_hat", "kept", "keep")}
     return Traceable(f"smooth_{scale:02d}", module, inputs, axes, plain.outputs, plain.parameters)
 

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trt_var.decoding import HEAD_WIDTH
 from trt_var.schedule import Schedule
 
-HEAD_WIDTH = 64
 MASKED = -1e4  # within float16; attention scores are at most 100
 MAX_LOG_SCALE = 4.605170185988092  # log(100), the ceiling of the learned attention temperature
 

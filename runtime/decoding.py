@@ -19,7 +19,7 @@ from trt_var.manifest import Manifest, Role
 from trt_var.sampling import Sampling
 from trt_var.schedule import Schedule
 
-HEAD_WIDTH = 64
+HEAD_WIDTH = 64  # of every released model
 DECODER_BATCH = 8
 SETTINGS = ("uniforms", "guidance", "temperature", "top_p", "top_k")
 
@@ -169,7 +169,7 @@ def decode(
         known = {"f_hat": f_hat, "keep": inputs["keep"], "kept": inputs.get(f"kept.{scale}", nothing)}
         if values is not None and chain.smooth:
             known |= {"guided_logits": values, "noise": inputs[f"noise.{scale}"]}
-            known |= {name: inputs[f"{name}.{scale}"] for name in ("temperature", "top_p", "top_k")}
+            known |= {name: inputs[f"{name}.{scale}"] for name in ("top_p", "top_k")}
         else:
             known["tokens"] = inputs.get(f"teacher.{scale}", tokens)
         f_hat = backend.empty(f_hat.shape, np.float32)

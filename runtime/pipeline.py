@@ -17,7 +17,7 @@ from trt_var.bundle import Bundle
 from trt_var.decoding import DECODER_BATCH, Chain, Transformer, decode, draw, render, upload
 from trt_var.editing import check_images, check_mask, encode, psnr, region
 from trt_var.errors import UsageError
-from trt_var.manifest import Manifest, Role, default_n_draft
+from trt_var.manifest import Manifest, Role
 from trt_var.requests import MAX_BATCH, Labels, Run, prepare
 from trt_var.results import Generation, Preview, Reconstruction
 from trt_var.sampling import Sampling
@@ -162,7 +162,8 @@ class Pipeline:
             BackendError: the engine failed.
         """
         check_images(images, self.manifest)
-        chain = self.chain(default_n_draft(self.manifest))
+        with self._lock:
+            chain = Chain(self._backend, self.manifest, {}, (), self._load(self.manifest.decoder.onnx))
         found, tokens = [], []
         size = min(DECODER_BATCH, self._backend.padded(DECODER_BATCH))
         for start in range(0, len(images), size):
@@ -208,7 +209,12 @@ class Pipeline:
         n_draft: int | None = None,
         sampling: Sampling | str = "default",
     ) -> Iterator[Preview]:
-        """As ``generate``, for one batch, yielding a preview after every scale; each costs one decoder run."""
+        """As ``generate``, for one batch, yielding a preview after every scale; each costs one decoder run.
+
+        Raises:
+            UsageError: a value out of range, or more labels than one batch holds.
+            BackendError: the engine failed.
+        """
         run = prepare(self.manifest, self._names, labels, seeds, n_draft, sampling, MAX_BATCH)
         if len(run.labels) > MAX_BATCH:
             raise UsageError(f"{len(run.labels)} labels; stream takes at most {MAX_BATCH}, one batch")
@@ -217,11 +223,14 @@ class Pipeline:
     def _stream(self, run: Run) -> Iterator[Preview]:
         tokens: list[NDArray[np.uint16]] = []
         chain = self.chain(run.n_draft, run.sampling.more_smooth)
-        scales = len(chain.manifest.schedule)
-        request = run.request(chain.manifest, len(run.labels))
-        for scale in decode(chain, run.n_draft, upload(chain, request)):
-            tokens.append(self._backend.download(scale.tokens).T.astype(np.uint16))
-            images = self._backend.download(render(chain, scale.f_hat))
+        scales, images_wanted = len(chain.manifest.schedule), len(run.labels)
+        batch = self._backend.padded(images_wanted)
+        if batch < images_wanted:
+            raise UsageError(f"{images_wanted} labels; these engines take {batch} at once, and stream draws one batch")
+        self._backend.check_room(run.n_draft, batch)
+        for scale in decode(chain, run.n_draft, upload(chain, run.request(chain.manifest, batch))):
+            tokens.append(self._backend.download(scale.tokens).T[:images_wanted].astype(np.uint16))
+            images = self._backend.download(render(chain, scale.f_hat))[:images_wanted]
             seen = np.concatenate(tokens, axis=1)
             yield Preview(scale.index, scales, scale.role, images, seen, *run.numbers)
 

@@ -107,6 +107,10 @@ class Backend(Protocol):
         """Bytes that can still be allocated on the device; None for the host, and where the engine does not tell."""
         ...
 
+    def check_room(self, n_draft: int, batch: int) -> None:
+        """Raises BackendError, with figures, for a batch that is known not to fit; ``draw`` does this itself."""
+        ...
+
     def close(self) -> None:
         """Release what is held beside graphs and buffers."""
         ...
@@ -157,6 +161,9 @@ class HostMemory:
 
     def free_memory(self) -> int | None:
         return None
+
+    def check_room(self, n_draft: int, batch: int) -> None:
+        pass
 
     def close(self) -> None:
         pass

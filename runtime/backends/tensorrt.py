@@ -165,18 +165,22 @@ class TensorRT:
         return fits and names >= {f"scale {scale}" for scale in range(n_draft + 1)}
 
     def _new_replay(self, n_draft: int, arrays: Mapping[str, NDArray[Any]]) -> Replay:
-        batch = arrays["features"].shape[1]
+        self.check_room(n_draft, arrays["features"].shape[1])
+        return Replay(self, arrays)
+
+    def check_room(self, n_draft: int, batch: int) -> None:
+        """Let captured work go until a batch fits."""
         wanted = need(self._bundle.manifest, n_draft, batch, drops_outputs=False)
         size = wanted.cache + wanted.activations
-        while size > self.device.free_memory() and self._replays:
-            self._forget_oldest()
-        free = self.device.free_memory()
+        with self.turn():
+            while size > self.device.free_memory() and self._replays:
+                self._forget_oldest()
+            free = self.device.free_memory()
         if size > free:
             raise BackendError(
                 f"a batch of {batch} with N = {n_draft} needs {size / 1e9:.2f} GB beside the weights, and "
                 f"{free / 1e9:.2f} GB are free; ask for a smaller batch_size (trt-var plan shows what fits)"
             )
-        return Replay(self, arrays)
 
     def _forget_oldest(self) -> None:
         self.device.synchronize()
@@ -203,12 +207,16 @@ class TensorRT:
         return entry, engine
 
     def _rebuild(self) -> str:
-        return rebuild(self._bundle, self.record.kind)
+        batch = self.record.batch
+        served = ",".join(map(str, self.record.serves))
+        more = f" --batch {batch.smallest},{batch.usual},{batch.largest} --n-draft {served}"
+        return rebuild(self._bundle, self.record.kind, self.record.target) + more
 
 
-def rebuild(bundle: Bundle, kind: Kind) -> str:
+def rebuild(bundle: Bundle, kind: Kind, target: str) -> str:
     """What to do about engines that do not fit."""
-    return f"build them with trt-var engines {bundle.path} --kind {kind} --force"
+    aimed = f" --target {target}" if kind == "rtx" else ""
+    return f"build them with trt-var engines {bundle.path} --kind {kind}{aimed} --force"
 
 
 def create(bundle: Bundle | None = None) -> Backend:
@@ -232,7 +240,9 @@ def create(bundle: Bundle | None = None) -> Backend:
             return TensorRT(trt, device, bundle, folder, _record(folder, bundle, kind, trt.__version__, device.target))
         missing.append(f"no {folder.name} engines")
     there = sorted(path.name for path in (bundle.path / engines.FOLDER).glob("*-*") if path.is_dir()) if bundle else []
-    advice = f"; the bundle has {', '.join(there) or 'none'}; {rebuild(bundle, device.kinds[0])}" if bundle else ""
+    advice = (
+        f"; the bundle has {', '.join(there) or 'none'}; {rebuild(bundle, device.kinds[0], device.target)}" if bundle else ""
+    )
     raise BackendError(f"no TensorRT engines for this machine: {'; '.join(missing)}{advice}")
 
 
@@ -241,5 +251,5 @@ def _record(folder: Path, bundle: Bundle, kind: Kind, version: str, target: str)
     found = (record.kind, record.version, record.target)
     if found != (kind, version, target):
         built, here = ("-".join(map(str, names)) for names in (found, (kind, version, target)))
-        raise BundleError(f"{folder} was built for {built}, this is {here}; {rebuild(bundle, kind)}")
+        raise BundleError(f"{folder} was built for {built}, this is {here}; {rebuild(bundle, kind, target)}")
     return record

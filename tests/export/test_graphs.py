@@ -5,10 +5,10 @@ import torch
 from conftest import TOY_DRAFTER, TOY_SCHEDULE, TOY_VAE
 from helpers import assert_close, random_weights
 from torch.nn import functional as F
+from trt_var.decoding import HEAD_WIDTH
 from trt_var.export.architecture import unfilled
 from trt_var.export.conditions import condition_columns
 from trt_var.export.graphs import Smooth, interpolation
-from trt_var.export.transformer import HEAD_WIDTH
 from trt_var.export.verify import fill_transformer
 from trt_var.export.vqvae import Vqvae, nearest_tick
 
@@ -71,9 +71,9 @@ def test_smoothing_over_all_tokens(scale: int) -> None:
     logits, noise = (torch.randn(n, 2, TOY_VAE.vocabulary) * 3 for _ in range(2))
     f_hat, kept = (torch.randn(2, TOY_VAE.code_width, side, side) for _ in range(2))
     mask = torch.randint(0, 2, (2, 1, side, side)).float()
-    temperature, top_p, top_k = torch.tensor([[0.8, 1.3]]), torch.tensor([[0.7, 1.0]]), torch.tensor([[40, 5]])
+    top_p, top_k = torch.tensor([[0.7, 1.0]]), torch.tensor([[40, 5]])
     with torch.no_grad():
-        found = module(logits, noise, temperature, top_p, top_k, f_hat, kept, mask)
+        found = module(logits, noise, top_p, top_k, f_hat, kept, mask)
         vectors = torch.empty(n, 2, TOY_VAE.code_width)
         for i in range(2):
             one = logits[:, i]
@@ -81,7 +81,7 @@ def test_smoothing_over_all_tokens(scale: int) -> None:
             ordered, index = one.sort(-1)
             drop = ordered.softmax(-1).cumsum(-1) <= 1 - top_p[0, i]
             drop[:, -1] = False
-            one = one.masked_fill(drop.scatter(-1, index, drop), -torch.inf) / temperature[0, i]
+            one = one.masked_fill(drop.scatter(-1, index, drop), -torch.inf)
             ratio = scale / 3
             score = (one * (1 + ratio) + noise[:, i]) / max(0.27 * (1 - ratio * 0.95), 0.005)
             vectors[:, i] = score.softmax(-1) @ vqvae.quantize.embedding.weight

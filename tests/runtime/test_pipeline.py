@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from trt_var import Pipeline, Sampling, UsageError
 from trt_var.backends.openvino import OpenVino
 from trt_var.bundle import Bundle
+from trt_var.decoding import Request, decode, upload
 from trt_var.export.reference import TorchBackend
+from trt_var.sampling import uniforms
 
 GREEDY = Sampling(top_k=1)
 SAMPLED = Sampling(cfg=3.0, top_k=40, top_p=0.9, temperature=(1.3, 1.2, 1.0, 0.8))
@@ -35,6 +37,17 @@ def test_graphs_equal_torch_on_another_architecture(
     expected = torch_pipeline.generate(labels, seeds=11, n_draft=n_draft, sampling=sampling)
     assert_tokens(found.tokens, expected.tokens)
     assert_close(found.images, expected.images, absolute=2)
+
+
+@pytest.mark.parametrize("n_draft", [1, 2, 3])
+def test_a_refiner_that_shadows_the_drafter_draws_the_same(pipeline: Pipeline, n_draft: int) -> None:
+    chain = pipeline.chain(n_draft)
+    request = Request((3, 9), uniforms([7, 8], 30), n_draft, SAMPLED)
+    plain, shadowed = (list(decode(chain, n_draft, upload(chain, request), shadowed=shadowed)) for shadowed in (False, True))
+    for found, expected in zip(shadowed, plain, strict=True):
+        assert found.role == expected.role
+        assert_tokens(found.tokens, expected.tokens)
+        assert_close(found.f_hat, expected.f_hat, absolute=1e-5)
 
 
 @pytest.mark.parametrize("n_draft", [0, 2, 4])

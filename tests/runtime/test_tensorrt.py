@@ -14,18 +14,16 @@ import msgspec
 import numpy as np
 import pytest
 from helpers import GOLDEN, assert_close, assert_tokens
-from trt_var import BackendError, BundleError, Pipeline, Sampling, backends, engines, simulated
+from trt_var import BackendError, BundleError, Pipeline, Sampling, UsageError, backends, engines, simulated
 from trt_var.backends.replay import Replay
 from trt_var.backends.tensorrt import TensorRT
 from trt_var.bundle import PACKAGED, Bundle
 from trt_var.cli import main
 from trt_var.cuda import VARIABLE
-from trt_var.decoding import Request, decode, upload
 from trt_var.engines import Batch
 from trt_var.export.engines import EngineRecipe, build_engines
 from trt_var.memory import need
 from trt_var.results import Generation
-from trt_var.sampling import uniforms
 from trt_var.simulated_device import POISON, TOTAL, SimulatedDevice, SimulationError
 
 FOLDER = "tensorrt/simulated-1-host"
@@ -179,6 +177,34 @@ def test_stream(digits: Path) -> None:
         for found, expected in zip(pipeline.stream([1, 2], seeds=3), reference.stream([1, 2], seeds=3), strict=True):
             assert_tokens(found.tokens, expected.tokens)
             assert_close(found.images, expected.images)
+
+
+def test_engines_for_large_batches_alone(tmp_path: Path) -> None:
+    """Previews and single images are drawn in the smallest batch there is; more than the largest is no single batch."""
+    bundle = shutil.copytree(PACKAGED / "digits", tmp_path / "digits")
+    build_engines(EngineRecipe(bundle, "simulated", batch=Batch(3, 4, 4)))
+    with Pipeline.load(bundle, "onnxruntime") as reference, Pipeline.load(bundle, "tensorrt") as pipeline:
+        for found, expected in zip(pipeline.stream(1, seeds=3), reference.stream(1, seeds=3), strict=True):
+            assert_tokens(found.tokens, expected.tokens)
+            assert_close(found.images, expected.images)
+        assert_same(pipeline.generate(2, seeds=5), reference.generate(2, seeds=5))
+        with pytest.raises(UsageError, match="these engines take 4 at once"):
+            next(iter(pipeline.stream([1] * 5)))
+
+
+def test_reconstructing_needs_no_transformer(digits: Path) -> None:
+    with Pipeline.load(digits, "tensorrt") as pipeline:
+        pipeline.reconstruct(np.zeros((1, 32, 32, 3), np.uint8))
+        assert not pipeline._transformers
+
+
+def test_previews_that_cannot_fit_are_refused(digits: Path) -> None:
+    with Pipeline.load(digits, "tensorrt") as pipeline:
+        pipeline.chain(3)
+        gpu = device(pipeline)
+        gpu._total -= gpu.free_memory() - 1_000_000
+        with pytest.raises(BackendError, match=r"a batch of 8 with N = 3 needs .* GB beside the weights"):
+            next(iter(pipeline.stream([1] * 8, n_draft=3)))
 
 
 def test_inpainting(digits: Path) -> None:
@@ -412,20 +438,16 @@ class TestSimulatedDevice:
         with pytest.raises(SimulationError, match="work aside that nothing waits for"):
             gpu.capture(lambda: work(join=False))
 
-    def test_one_scratch_buffer_for_two_streams(self, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_scratch_buffer_for_two_streams(
+        self, digits: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """The refiner's scratch memory aside must not be the drafter's."""
         with Pipeline.load(digits, "tensorrt") as pipeline:
-            chain = pipeline.chain(3)
-            assert isinstance(chain.backend, TensorRT)
-            held = chain.backend.device.allocate(1 << 24)
+            held = device(pipeline).allocate(1 << 24)
             monkeypatch.setattr(TensorRT, "ensure_scratch", lambda self, size: held)
-            request = Request((1,), uniforms([0], 130), 3, Sampling(top_k=9))
-            inputs = upload(chain, request)
-            first = next(decode(chain, 3, inputs, shadowed=False))
-            chain.backend.download(first.tokens)
-            with pytest.raises(SimulationError, match="two streams use the same memory at once"):
-                for scale in decode(chain, 3, inputs, shadowed=True):
-                    chain.backend.download(scale.tokens)
+            for _ in range(3):
+                pipeline.generate([1], n_draft=3)
+        assert "two streams use the same memory at once" in caplog.text
 
     def test_memory_freed_while_capturing(self) -> None:
         gpu = SimulatedDevice()
