@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trt_var.errors import BackendError, UsageError
+from trt_var.errors import BackendError, OutputError, UsageError
 from trt_var.export.recipe import Progress, Recipe, Silent
 from trt_var.files import appearing, check_bundle_target
 
@@ -37,12 +37,24 @@ def build(recipe: Recipe, progress: Progress | None = None) -> Path:
 
 
 def check(recipe: Recipe) -> None:
-    """Refuse before anything is fetched or traced: raises UsageError, BundleExistsError."""
+    """Refuse before anything is fetched or traced.
+
+    Raises:
+        UsageError: a value out of range or an empty name; BundleExistsError: something lies at ``recipe.out``.
+        OutputError: no file can have that name.
+    """
+    for option, name in {"drafter": recipe.drafter, "refiner": recipe.refiner, "vae": recipe.vae}.items():
+        if name is not None and not name.strip():
+            plain = "; leave --refiner out for plain VAR" if option == "refiner" else ""
+            raise UsageError(f"--{option} is empty; give a released name, a file or random weights{plain}")
     if not 1 <= recipe.max_top_k <= MAX_TOP_K:
         raise UsageError(f"--max-top-k is {recipe.max_top_k}; expected 1 to {MAX_TOP_K}, what TensorRT's TopK takes")
     if recipe.finetuned is not None and recipe.refiner is None:
         raise UsageError("--finetuned names a pair; give --refiner d16 too")
-    check_bundle_target(recipe.out, recipe.force)
+    try:
+        check_bundle_target(recipe.out, recipe.force)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(recipe.out)[:120]}: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from trt_var.errors import CheckpointError, UsageError
 from trt_var.export.architecture import parameter_shapes, released_shape, released_vqvae_shape
-from trt_var.export.checkpoint import Checkpoint, RandomWeights, open_checkpoint
+from trt_var.export.checkpoint import Checkpoint, RandomWeights, open_checkpoint, shown
 from trt_var.export.transformer import TransformerShape
 from trt_var.export.vqvae import VqvaeShape
 
@@ -22,7 +22,7 @@ RELEASED = {f"d{depth}": f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)}
 RELEASED_VAE = "vae_ch160v4096z32.pth"
 FINETUNED = (6, 7, 8, 9)
 SUFFIXES = (".pth", ".pt", ".safetensors")
-MAX_DEPTH = 64
+MAX_DEPTH, MAX_CHANNELS, SEED_DIGITS = 64, 512, 18
 RANDOM_SEEDS: dict[Part, int] = {"drafter": 0, "refiner": 1, "vae": 2}
 
 
@@ -49,7 +49,7 @@ def resolve(text: str, part: Part, finetuned: int | None = None) -> Checkpoint:
         return _fetch(*VAR, RELEASED[text], part)
     if Path(text).suffix not in SUFFIXES:
         names = "default, random" if part == "vae" else f"{', '.join(RELEASED)}, random:dN"
-        raise UsageError(f"--{part} {text!r} is neither a released name ({names}) nor a .pth or .safetensors file")
+        raise UsageError(f"--{part} {shown(text)!r} is neither a released name ({names}) nor a .pth or .safetensors file")
     return open_checkpoint(Path(text), "vae_local" if part == "vae" else "var_wo_ddp")
 
 
@@ -57,7 +57,8 @@ def _fetch_finetuned(text: str, part: Part, finetuned: int) -> Checkpoint:
     plain = {"drafter": "d30", "refiner": "d16"}[part]
     if finetuned not in FINETUNED or text != plain:
         raise UsageError(
-            f"--finetuned takes N = {FINETUNED} with --drafter d30 --refiner d16, or files; got {finetuned} with {text}"
+            f"--finetuned takes N = {FINETUNED} with --drafter d30 --refiner d16, or files; "
+            f"got {finetuned} with {shown(text)}"
         )
     return _fetch(*CODE, f"{part}_{finetuned}.pth", part)
 
@@ -69,7 +70,7 @@ def _fetch(repository: str, revision: str, name: str, part: Part) -> Checkpoint:
     try:
         path = Path(hf_hub_download(repository, name, revision=revision))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"cannot fetch {name} of {repository} ({reason}); check the network and HF_HUB_OFFLINE, "
             f"or give a file, or random:d16 to try without weights"
@@ -81,21 +82,28 @@ def _fetch(repository: str, revision: str, name: str, part: Part) -> Checkpoint:
 
 def _random(text: str, part: Part) -> Checkpoint:
     fields = text.split(":")[1:]
+    given = f"--{part} {shown(text)!r}"
     shape: TransformerShape | VqvaeShape
     buffers = {}
     if part == "vae":
-        channels = int(fields.pop(0)[2:]) if fields and fields[0].startswith("ch") and fields[0][2:].isdecimal() else 160
-        if channels % 32 or not 32 <= channels <= 512:
-            raise UsageError(f"--vae {text!r}: channels must be a multiple of 32 up to 512")
+        channels = _number(fields.pop(0)[2:]) if fields and fields[0].startswith("ch") else 160
+        if channels % 32 or not 32 <= channels <= MAX_CHANNELS:
+            raise UsageError(f"{given}: channels must be a multiple of 32 up to {MAX_CHANNELS}, e.g. random:ch32")
         shape = released_vqvae_shape(channels)
     else:
         name = fields.pop(0) if fields else ""
-        depth = int(name[1:]) if name.startswith("d") and name[1:].isdecimal() else 0
+        depth = _number(name[1:]) if name.startswith("d") else 0
         if not 1 <= depth <= MAX_DEPTH:
-            raise UsageError(f"--{part} {text!r}: expected random:dN with N from 1 to {MAX_DEPTH}, e.g. random:d16")
+            raise UsageError(f"{given}: expected random:dN with N from 1 to {MAX_DEPTH}, e.g. random:d16")
         shape = released_shape(depth)
         buffers = {"lvl_1L": torch.tensor([shape.schedule.levels()])}
-    if len(fields) > 1 or not all(field.isdecimal() and len(field) < 19 for field in fields):
-        raise UsageError(f"--{part} {text!r}: the seed must be a whole number, e.g. random:d16:7")
-    log.warning("%s: random weights (%s); the images will mean nothing", part, text)
-    return RandomWeights(parameter_shapes(shape), int(fields[0]) if fields else RANDOM_SEEDS[part], buffers)
+    seed = _number(fields[0], SEED_DIGITS) if fields else RANDOM_SEEDS[part]
+    if len(fields) > 1 or seed < 0:
+        raise UsageError(f"{given}: the seed must be a whole number of up to {SEED_DIGITS} digits, e.g. random:d16:7")
+    log.warning("%s: random weights (%s); the images will mean nothing", part, shown(text))
+    return RandomWeights(parameter_shapes(shape), seed, buffers)
+
+
+def _number(text: str, digits: int = 4) -> int:
+    """A whole number of so many digits; −1 for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= digits else -1

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 from trt_var import manifest as manifests
 from trt_var.bundle import file_sha256
-from trt_var.errors import CheckpointError, UsageError
+from trt_var.errors import UsageError
 from trt_var.export import graphs, sources, tracing, verify
-from trt_var.export.architecture import hollow, transformer_shape, vqvae_shape
+from trt_var.export.architecture import check_belonging, hollow, transformer_shape, vqvae_shape
 from trt_var.export.checkpoint import Checkpoint
 from trt_var.export.conditions import write_conditions
 from trt_var.export.graphs import Traceable
@@ -49,7 +49,7 @@ class Workshop:
             UsageError, CheckpointError: see sources.resolve and architecture.
         """
         named: dict[Role, str | None] = {"drafter": recipe.drafter, "refiner": recipe.refiner}
-        given = {role: text for role, text in named.items() if text}
+        given = {role: text for role, text in named.items() if text is not None}
         checkpoints = {role: sources.resolve(text, role, recipe.finetuned) for role, text in given.items()}
         vae = sources.resolve(recipe.vae, "vae")
         shapes = {role: transformer_shape(checkpoint, role, recipe.schedule) for role, checkpoint in checkpoints.items()}
@@ -57,7 +57,7 @@ class Workshop:
         if recipe.finetuned is not None and not 1 <= recipe.finetuned < scales:
             raise UsageError(f"--finetuned is {recipe.finetuned}; a pair of {scales} scales is tuned for 1 to {scales - 1}")
         vae_shape = vqvae_shape(vae)
-        _check_belonging(shapes, vae_shape)
+        check_belonging(shapes, vae_shape)
         return cls(recipe, progress, checkpoints, shapes, vae, vae_shape)
 
     def fill(self, folder: Path) -> None:
@@ -198,23 +198,3 @@ class Workshop:
         quantiser = [graphs.quantise(single, schedule, scale) for scale in range(schedule.scales)]
         quantiser += [graphs.smooth(single, schedule, scale, width) for scale in range(schedule.scales)]
         return [*quantiser, graphs.decode(mixed, schedule), graphs.encode(single, schedule)]
-
-
-def _check_belonging(shapes: dict[Role, TransformerShape], vae: VqvaeShape) -> None:
-    """Drafter, refiner and VQVAE must speak of the same tokens, scales and classes."""
-    drafter = shapes["drafter"]
-    facts: list[tuple[str, object, object]] = [
-        ("the vae's codebook size", vae.vocabulary, drafter.vocabulary),
-        ("the vae's codebook width", vae.code_width, drafter.code_width),
-    ]
-    if "refiner" in shapes:
-        refiner = shapes["refiner"]
-        facts += [
-            ("the refiner's scales", refiner.schedule.sides, drafter.schedule.sides),
-            ("the refiner's classes", refiner.classes, drafter.classes),
-            ("the refiner's codebook size", refiner.vocabulary, drafter.vocabulary),
-            ("the refiner's codebook width", refiner.code_width, drafter.code_width),
-        ]
-    differences = [f"{what}: {found}, the drafter has {expected}" for what, found, expected in facts if found != expected]
-    if differences:
-        raise CheckpointError("these models do not belong together: " + "; ".join(differences))

@@ -11,12 +11,14 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 from trt_var.errors import DataError
+from trt_var.export.checkpoint import shown
+from trt_var.pictures import read_picture
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+WHITE = 255
 
 
 class Images(Protocol):
@@ -26,12 +28,20 @@ class Images(Protocol):
     def labels(self) -> Sequence[int]: ...
 
     def load(self, index: int) -> NDArray[np.uint8]:
-        """One image, [H, W, 3]."""
+        """One image, uint8 [H, W, 3].
+
+        Raises:
+            DataError: it cannot be read.
+        """
         ...
 
 
 class ArrayImages:
-    """Images in memory, uint8 [n, H, W, 3]."""
+    """Images in memory, uint8 [n, H, W, 3], with n class numbers.
+
+    Raises:
+        DataError: of other shapes, or none.
+    """
 
     def __init__(self, images: NDArray[np.uint8], labels: Sequence[int]) -> None:
         if images.ndim != 4 or images.shape[3] != 3 or len(images) != len(labels) or not len(labels):
@@ -39,6 +49,7 @@ class ArrayImages:
         self.images, self.labels = images, list(labels)
 
     def load(self, index: int) -> NDArray[np.uint8]:
+        """One image, uint8 [H, W, 3]."""
         return self.images[index]
 
 
@@ -47,38 +58,40 @@ class FolderImages:
 
     Args:
         root: the folder of the classes' folders.
-        side: images are resized so that the shorter side is this, and centre-cropped to a square.
+        side: images are centre-cropped to a square and resized to this.
 
     Raises:
-        DataError: no pictures there; in ``load``, a damaged picture.
+        DataError: no pictures there, or a folder that cannot be read.
     """
 
     def __init__(self, root: Path, side: int) -> None:
-        if not root.is_dir():
-            raise DataError(f"there is no folder {root}; give a folder with one folder of pictures a class")
         self.side = side
-        self.classes = sorted(path.name for path in root.iterdir() if path.is_dir())
         self.paths: list[Path] = []
         self.labels: list[int] = []
-        for label, name in enumerate(self.classes):
-            found = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in SUFFIXES)
-            self.paths += found
-            self.labels += [label] * len(found)
+        try:
+            if not root.is_dir():
+                raise DataError(f"there is no folder {root}; give a folder with one folder of pictures a class")
+            self.classes = sorted(path.name for path in root.iterdir() if path.is_dir())
+            for label, name in enumerate(self.classes):
+                found = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in SUFFIXES)
+                self.paths += found
+                self.labels += [label] * len(found)
+        except OSError as error:
+            name = shown(str(error.filename or root))
+            raise DataError(f"cannot read the folder {name}: {error.strerror or error}") from error
         if not self.paths:
             raise DataError(f"no pictures ({', '.join(SUFFIXES)}) in folders below {root}")
 
     def load(self, index: int) -> NDArray[np.uint8]:
-        path = self.paths[index]
-        try:
-            with Image.open(path) as opened:
-                picture = opened.convert("RGB")
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot read the picture {path}: {error}") from error
-        shrink = self.side / min(picture.size)
-        size = tuple(max(self.side, round(length * shrink)) for length in picture.size)
-        picture = picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
-        left, top = (size[0] - self.side) // 2, (size[1] - self.side) // 2
-        return np.asarray(picture.crop((left, top, left + self.side, top + self.side)))
+        """One picture, uint8 [S, S, 3], turned as its EXIF says; what is transparent becomes white.
+
+        Raises:
+            DataError: damaged, too large, not of 8 bits, or no PNG, JPEG or WebP file.
+        """
+        picture = read_picture(self.paths[index], self.side)
+        if picture.clear is not None:
+            picture.pixels[picture.clear] = WHITE
+        return picture.pixels
 
 
 @dataclass(frozen=True)
@@ -117,14 +130,29 @@ class Augmentation:
 
 
 class Batches:
-    """The batch of any step, by seed and step alone, so that a resumed run sees what an unbroken one sees."""
+    """The batch of any step, by seed and step alone, so that a resumed run sees what an unbroken one sees.
+
+    Args:
+        images: all of one size.
+        size: B, images a batch; drawn with replacement.
+        seed: 0 or more, however large.
+        augmentation: of every batch.
+    """
 
     def __init__(self, images: Images, size: int, seed: int, augmentation: Augmentation = Augmentation()) -> None:
         self._images, self._size, self._seed, self._augmentation = images, size, seed, augmentation
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
-        """Images [B, 3, H, W] in [−1, 1], labels [B], and a generator for whatever else is random in this step."""
-        generator = torch.Generator().manual_seed((self._seed << 32) + step)
+        """A batch.
+
+        Returns:
+            Images, float32 [B, 3, H, W] in [−1, 1]; labels, int64 [B]; a generator for whatever else is random in this step.
+
+        Raises:
+            DataError: a picture that cannot be read.
+        """
+        mixed = np.random.SeedSequence((self._seed, step)).generate_state(1)  # torch's generator takes 32 bits of a seed
+        generator = torch.Generator().manual_seed(int(mixed[0]))
         chosen = torch.randint(0, len(self._images.labels), (self._size,), generator=generator).tolist()
         pixels = to_tensor(np.stack([self._images.load(i) for i in chosen]))
         labels = torch.tensor([self._images.labels[i] for i in chosen])

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from tqdm import tqdm
-from trt_var.errors import BackendError, CheckpointError, DataError, OutputError, UsageError
+from trt_var.errors import BackendError, DataError, OutputError, UsageError
+from trt_var.export.architecture import check_belonging, transformer_shape, vqvae_shape
 from trt_var.export.sources import resolve
 from trt_var.training.data import Augmentation, Batches, FolderImages
 from trt_var.training.trainer import Plan, train
@@ -17,6 +18,7 @@ from trt_var.training.var import Teacher, VarObjective, drafter_objective, refin
 from trt_var.training.weights import load_transformer, load_vqvae, save_weights
 
 log = logging.getLogger(__name__)
+MAX_BATCH, MAX_SEED = 4096, 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,14 @@ class Job:
         data: one folder of pictures a class.
         n_draft: how many scales the drafter will draw.
         out: where weights and checkpoints go.
-        steps, batch_size, learning_rate: of each of the two trainings.
+        steps, learning_rate: of each of the two trainings, as ``trainer.Plan`` takes them.
+        batch_size: images a batch, 1 to MAX_BATCH.
         flip: mirror every second picture.
-        seed: of the batches.
+        seed: of the batches, 0 to MAX_SEED.
         device: ``cpu`` or ``cuda``.
+
+    Raises:
+        UsageError: a number out of range.
     """
 
     drafter: str
@@ -47,6 +53,17 @@ class Job:
     seed: int = 0
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= MAX_BATCH:
+            raise UsageError(f"--batch-size is {self.batch_size}; expected 1 to {MAX_BATCH}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"--seed is {self.seed}; expected 0 to {MAX_SEED}")
+        self.plan()
+
+    def plan(self) -> Plan:
+        """Of each of the two trainings."""
+        return Plan(self.steps, self.learning_rate)
+
 
 def finetune(job: Job) -> None:
     """Write ``drafter.safetensors`` and ``refiner.safetensors`` into ``job.out``.
@@ -57,35 +74,38 @@ def finetune(job: Job) -> None:
         UsageError, CheckpointError, DataError: the job contradicts itself or names what is not there.
         TrainingError: the loss is no longer a number.
         BackendError: no such device.
+        OutputError: ``job.out`` cannot be written.
     """
     if job.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("PyTorch sees no CUDA device here; use --device cpu")
-    drafter = load_transformer(resolve(job.drafter, "drafter"), "drafter")
-    refiner = load_transformer(resolve(job.refiner, "refiner"), "refiner")
-    vqvae = load_vqvae(resolve(job.vae, "vae"))
-    schedule = drafter.shape.schedule
-    if refiner.shape.schedule != schedule or refiner.shape.vocabulary != drafter.shape.vocabulary:
-        raise CheckpointError(f"the refiner's scales {refiner.shape.schedule.sides} are not the drafter's {schedule.sides}")
+    drafter, refiner = resolve(job.drafter, "drafter"), resolve(job.refiner, "refiner")
+    vae = resolve(job.vae, "vae")
+    shape, vae_shape = transformer_shape(drafter, "drafter"), vqvae_shape(vae)
+    check_belonging({"drafter": shape, "refiner": transformer_shape(refiner, "refiner")}, vae_shape)
+    schedule = shape.schedule
     if not 1 <= job.n_draft < schedule.scales:
-        raise UsageError(f"n_draft is {job.n_draft}; a pair can be tuned for 1 to {schedule.scales - 1}")
-    plan = Plan(job.steps, job.learning_rate)
-    images = FolderImages(job.data, schedule.side * vqvae.shape.downsampling)
-    if len(images.classes) > drafter.shape.classes:
-        raise DataError(f"{job.data} has {len(images.classes)} classes, the drafter knows {drafter.shape.classes}")
+        raise UsageError(
+            f"--n-draft is {job.n_draft}; a pair of {schedule.scales} scales is tuned for 1 to {schedule.scales - 1}"
+        )
+    images = FolderImages(job.data, schedule.side * vae_shape.downsampling)
+    if len(images.classes) > shape.classes:
+        raise DataError(f"{job.data} has {len(images.classes)} classes, the drafter knows {shape.classes}")
     try:
         job.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {job.out}: {error.strerror or error}") from error
     batches = Batches(images, job.batch_size, job.seed, Augmentation(flip=job.flip))
-    teacher = Teacher(load_transformer(resolve(job.drafter, "drafter"), "drafter").to(job.device))
-    for model in (drafter, refiner, vqvae):
-        model.to(job.device)
-    _run(job, plan, "drafter", drafter_objective(drafter, vqvae, batches, job.n_draft))
-    _run(job, plan, "refiner", refiner_objective(refiner, vqvae, batches, job.n_draft, teacher))
+    vqvae = load_vqvae(vae).to(job.device)
+    teacher, tuned = (load_transformer(drafter, "drafter").to(job.device) for _ in range(2))
+    _run(job, "drafter", drafter_objective(tuned, vqvae, batches, job.n_draft))
+    follower = load_transformer(refiner, "refiner").to(job.device)
+    _run(job, "refiner", refiner_objective(follower, vqvae, batches, job.n_draft, Teacher(teacher)))
 
 
-def _run(job: Job, plan: Plan, name: str, objective: VarObjective) -> None:
-    given = repr((job.drafter, job.refiner, job.vae, str(job.data), job.n_draft, job.batch_size, job.flip, job.seed))
+def _run(job: Job, name: str, objective: VarObjective) -> None:
+    plan = job.plan()
+    given = {key: getattr(job, key) for key in ("drafter", "refiner", "vae", "n_draft", "batch_size", "flip", "seed")}
+    given["data"] = str(job.data)
     checkpoint = job.out / f"{name}-n{job.n_draft}.checkpoint"
     with tqdm(total=plan.steps, desc=name, disable=None) as bar:
 

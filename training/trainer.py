@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,20 +13,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from trt_var.errors import CheckpointError, TrainingError, UsageError
-from trt_var.export.checkpoint import read_torch
+from trt_var.export.checkpoint import read_torch, shown
 from trt_var.files import replacing
 
 log = logging.getLogger(__name__)
+MAX_STEPS, MAX_RATE = 10_000_000, 10.0
 
 
 class Objective(Protocol):
     """What is trained, and how far it is from its goal."""
 
     @property
-    def trained(self) -> nn.Module: ...
+    def trained(self) -> nn.Module:
+        """The module whose parameters are descended, on its device."""
+        ...
 
     def losses(self, step: int) -> dict[str, Tensor]:
-        """Scalars of one batch; ``loss`` is what is descended, the others are reported."""
+        """Scalars of the batch of a step, 0 to steps − 1; ``loss`` is what is descended, the others are reported."""
         ...
 
 
@@ -42,6 +45,9 @@ class Plan:
         betas: of AdamW.
         clip: largest norm of the gradient.
         checkpoint_every: steps between checkpoints.
+
+    Raises:
+        UsageError: steps, learning rate or checkpoint_every out of range.
     """
 
     steps: int
@@ -54,8 +60,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         checks = {
-            f"steps is {self.steps}; expected 1 or more": self.steps >= 1,
-            f"learning_rate is {self.learning_rate}; expected above 0": 0 < self.learning_rate < math.inf,
+            f"steps is {self.steps}; expected 1 to {MAX_STEPS}": 1 <= self.steps <= MAX_STEPS,
+            f"learning_rate is {self.learning_rate}; expected above 0, up to {MAX_RATE:g}": 0
+            < self.learning_rate
+            <= MAX_RATE,
             f"checkpoint_every is {self.checkpoint_every}; expected 1 or more": self.checkpoint_every >= 1,
         }
         for message, holds in checks.items():
@@ -75,27 +83,30 @@ def train(
     plan: Plan,
     checkpoint: Path | None = None,
     progress: Callable[[int, dict[str, float]], object] | None = None,
-    given: str = "",
+    given: Mapping[str, object] | None = None,
 ) -> list[dict[str, float]]:
     """Train in place; goes on from ``checkpoint`` if it exists.
 
     A run that was broken off resumes at its last checkpoint and ends with the weights of an unbroken one.
 
     Args:
+        objective: its ``trained`` is changed, and left in evaluation mode without gradients.
+        plan: how long and how fast.
         checkpoint: written every ``plan.checkpoint_every`` steps and at the end.
         progress: called after every step with the steps done and its losses.
-        given: whatever else must be the same for a run to go on, such as data and seed.
+        given: whatever else must be the same for a run to go on, such as data and seed: names with what JSON can hold.
 
     Returns:
         The losses of every step of this call.
 
     Raises:
-        CheckpointError: damaged, or of another plan.
+        CheckpointError: damaged, or of another plan, model or ``given``.
         TrainingError: the loss is no longer a number.
+        OutputError: the checkpoint cannot be written.
     """
     module = objective.trained.train().requires_grad_(True)
     optimizer = _optimizer(module, plan)
-    key = json.dumps({**asdict(plan), "given": given}, sort_keys=True)
+    key = json.dumps({**asdict(plan), **(given or {})}, sort_keys=True)
     step = _resume(checkpoint, key, module, optimizer) if checkpoint and checkpoint.exists() else 0
     history: list[dict[str, float]] = []
     for done in range(step + 1, plan.steps + 1):
@@ -141,11 +152,29 @@ def _resume(path: Path, key: str, module: nn.Module, optimizer: torch.optim.Opti
     if not isinstance(state, dict) or not {"plan", "step", "module", "optimizer"} <= state.keys():
         raise CheckpointError(f"{path} is no checkpoint of a training run; remove it or name another")
     if state["plan"] != key:
-        raise CheckpointError(f"{path} belongs to another run ({state['plan']}, not {key}); remove it to begin anew")
+        differences = "; ".join(_differences(state["plan"], key))
+        raise CheckpointError(
+            f"{path} belongs to another run: {differences}; remove it to begin anew, or name another --out"
+        )
     try:
         module.load_state_dict(state["module"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} belongs to another model: {str(error).splitlines()[-1].strip()}") from error
-    optimizer.load_state_dict(state["optimizer"])
-    log.info("resuming %s at step %d", path, state["step"])
-    return int(state["step"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+        raise CheckpointError(f"{path} belongs to another model: {shown(reason)}; remove it to begin anew") from error
+    log.info("resuming %s at step %d", path, step)
+    return step
+
+
+def _differences(before: object, now: str) -> list[str]:
+    """Which settings of a run are not those of the checkpoint."""
+    try:
+        old = json.loads(str(before))
+    except ValueError:
+        old = None
+    new = json.loads(now)
+    if not isinstance(old, dict):
+        return ["its settings cannot be read"]
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return [f"{shown(name)} was {shown(repr(old.get(name)))}, now {shown(repr(new.get(name)))}" for name in names]

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trt_var.decoding import HEAD_WIDTH
 from trt_var.export.architecture import hollow
 from trt_var.export.graphs import Encode
-from trt_var.export.transformer import HEAD_WIDTH, Transformer, TransformerShape
+from trt_var.export.transformer import Transformer, TransformerShape
 from trt_var.export.vqvae import Vqvae
 from trt_var.training.data import Batches
 
@@ -23,7 +24,11 @@ OPENING = 0.5  # γ at the beginning: how much of a residual branch is added
 
 
 def fresh_transformer(shape: TransformerShape, seed: int) -> Transformer:
-    """A transformer with initial weights: small normal ones, residual branches that begin nearly closed."""
+    """A transformer with initial weights, float32: small normal ones, residual branches that begin nearly closed.
+
+    Args:
+        seed: the same seed gives the same weights.
+    """
     generator = torch.Generator().manual_seed(seed)
     model = hollow(shape)
     deviation = math.sqrt(1 / shape.width / 3)
@@ -44,7 +49,15 @@ def fresh_transformer(shape: TransformerShape, seed: int) -> Transformer:
 
 
 def features_of(encode: Encode, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Images [B, 3, H, W] → tokens [L, B], and what teacher forcing feeds: features [L, B, Z], zero at the first scale."""
+    """The tokens of images, and what teacher forcing feeds.
+
+    Args:
+        encode: the VQVAE's encoder with a schedule of L positions.
+        images: float32 [B, 3, H, W] in [−1, 1], of the schedule's size.
+
+    Returns:
+        Tokens, int64 [L, B]; features, float32 [L, B, Z], zero at the first scale. Without gradients.
+    """
     with torch.no_grad():
         f = encode.vqvae.quant_conv(encode.vqvae.encoder(images))
         first = encode.schedule.tokens(0)
@@ -57,7 +70,15 @@ def features_of(encode: Encode, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def forced_logits(model: Transformer, features: Tensor, labels: Tensor) -> Tensor:
-    """One pass over the first n positions, block-causal: features [n, B, Z], labels [B] → logits [n, B, V].
+    """One pass over the first n positions, block-causal.
+
+    Args:
+        model: on the device of the features.
+        features: float32 [n, B, Z], of whole scales, as ``features_of`` returns them.
+        labels: int64 [B], 0 to ``classes``, which is the null class.
+
+    Returns:
+        Logits, [n, B, V], float32 on a CPU.
 
     On CUDA the products are taken in bfloat16.
     """
@@ -85,7 +106,11 @@ class VarObjective:
     """Cross-entropy on the tokens of some scales, and the divergence from a teacher.
 
     Args:
+        model: what is trained; float32.
+        vqvae: makes the tokens; its weights stay as they are. Moved to the model's device.
+        batches: pictures of the schedule's size, with labels that the model knows.
         span: the scales that count, (first, end); scales after them are not even computed.
+        teacher: whose distribution is followed; without one, the data alone.
         class_dropout: share of labels replaced by the null class.
     """
 
@@ -107,6 +132,16 @@ class VarObjective:
         self._begin, self._end = schedule.begin(first), schedule.begin(end)
 
     def losses(self, step: int) -> dict[str, Tensor]:
+        """Losses of the batch of a step, float32 scalars, means over its tokens of the scales in ``span``.
+
+        Returns:
+            ``loss``, what is descended: ``entropy``, and the teacher's weight times ``divergence``. ``entropy``, the
+            cross-entropy in nats. ``correct``, the share of tokens that are the likeliest. With a teacher,
+            ``divergence``, KL(teacher ‖ student) in nats.
+
+        Raises:
+            DataError: a picture that cannot be read.
+        """
         images, labels, generator = self._batches(step)
         dropped = torch.rand(len(labels), generator=generator) < self._dropout
         labels = torch.where(dropped, self._model.shape.classes, labels)
@@ -126,10 +161,10 @@ class VarObjective:
 
 
 def drafter_objective(model: Transformer, vqvae: Vqvae, batches: Batches, n_draft: int) -> VarObjective:
-    """CoDe's tuning of the drafter: the data's tokens of the scales that it will draw."""
+    """CoDe's tuning of the drafter: the data's tokens of the scales 0 to ``n_draft`` − 1, which it will draw."""
     return VarObjective(model, vqvae, batches, (0, n_draft))
 
 
 def refiner_objective(model: Transformer, vqvae: Vqvae, batches: Batches, n_draft: int, teacher: Teacher) -> VarObjective:
-    """CoDe's tuning of the refiner: tokens and the large model's distribution on the scales that it will draw."""
+    """CoDe's tuning of the refiner: tokens and the large model's distribution on the scales from ``n_draft`` on."""
     return VarObjective(model, vqvae, batches, (n_draft, model.shape.schedule.scales), teacher)

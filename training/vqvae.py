@@ -20,7 +20,7 @@ from trt_var.training.data import Batches
 
 
 def fresh_vqvae(shape: VqvaeShape, seed: int) -> Vqvae:
-    """A VQVAE with the usual initial weights."""
+    """A VQVAE with the usual initial weights, float32; the same seed gives the same weights."""
     generator = torch.Generator().manual_seed(seed)
     model = hollow(shape)
     for module in model.modules():
@@ -47,6 +47,10 @@ class VqvaeObjective:
     """Squared and absolute error of the pictures, commitment and codebook after every scale.
 
     Args:
+        model: what is trained; float32.
+        schedule: patch sides of the scales.
+        batches: pictures of the schedule's size.
+        weights: of the terms.
         revive_until: the step after which unused codes are left where they are.
         revive_every: steps between revivals.
     """
@@ -67,6 +71,16 @@ class VqvaeObjective:
         self._revive_until, self._revive_every = revive_until, revive_every
 
     def losses(self, step: int) -> dict[str, Tensor]:
+        """Losses of the batch of a step, float32 scalars; may move unused codes.
+
+        Returns:
+            ``loss``, what is descended. ``squared``, the mean squared error of pictures in [−1, 1]. ``quantisation``,
+            the mean squared distance of f_hat from the encoder's features, a mean over scales. ``codes``, the share of
+            the codebook that the batch used.
+
+        Raises:
+            DataError: a picture that cannot be read.
+        """
         images, _, generator = self._batches(step)
         images = images.to(self._device)
         f = self._model.quant_conv(self._model.encoder(images))

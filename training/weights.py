@@ -16,10 +16,14 @@ from trt_var.schedule import Schedule
 
 
 def load_transformer(checkpoint: Checkpoint, what: str, schedule: Schedule | None = None) -> Transformer:
-    """A whole transformer, the layers included that a bundle holds as a table.
+    """A whole transformer on the CPU, float32, the layers included that a bundle holds as a table.
+
+    Args:
+        what: the model's role, for messages.
+        schedule: patch sides, if the checkpoint does not tell them.
 
     Raises:
-        CheckpointError: with every missing, extra or misshapen key.
+        CheckpointError: with every missing, extra or misshapen key; a weight that is no floating-point number.
     """
     model = hollow(transformer_shape(checkpoint, what, schedule))
     model.load_state_dict({key: checkpoint.load(key) for key in model.state_dict()})
@@ -27,10 +31,10 @@ def load_transformer(checkpoint: Checkpoint, what: str, schedule: Schedule | Non
 
 
 def load_vqvae(checkpoint: Checkpoint) -> Vqvae:
-    """A whole VQVAE.
+    """A whole VQVAE on the CPU, float32.
 
     Raises:
-        CheckpointError: as above.
+        CheckpointError: as ``load_transformer``.
     """
     model = hollow(vqvae_shape(checkpoint))
     model.load_state_dict({key: checkpoint.load(key) for key in model.state_dict()})

@@ -134,7 +134,8 @@ def _short(name: str) -> str:
 def _schedule(text: str) -> Schedule:
     from trt_var.schedule import Schedule
 
-    sides = tuple(int(side) for side in text.split(","))
-    if list(sides) != sorted(set(sides)) or not 1 <= sides[0] <= sides[-1] <= MAX_SIDE:
-        raise argparse.ArgumentTypeError(f"expected rising patch sides from 1 to {MAX_SIDE}, e.g. 1,2,3,4")
+    fields = [field.strip() for field in text.split(",")]
+    sides = tuple(int(side) for side in fields if side.isascii() and side.isdecimal() and len(side) < 5)
+    if len(sides) < len(fields) or list(sides) != sorted(set(sides)) or not 1 <= sides[0] <= sides[-1] <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: expected rising patch sides from 1 to {MAX_SIDE}, e.g. 1,2,3,4")
     return Schedule(sides)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trt_var.errors import BackendError, UsageError
+from trt_var.errors import BackendError
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -34,8 +34,6 @@ def add(subparsers: Any, name: str) -> None:
 
 
 def _finetune(options: argparse.Namespace) -> None:
-    if options.batch_size < 1:
-        raise UsageError(f"--batch-size is {options.batch_size}; expected 1 or more")
     try:
         from trt_var.training.finetune import Job, finetune
     except ImportError as error:

@@ -16,6 +16,7 @@ from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
 from trt_var import BundleExistsError, CheckpointError, ExportError, OutputError, Pipeline, Sampling, UsageError
 from trt_var.bundle import Bundle
+from trt_var.cli import main
 from trt_var.export import verify, workshop
 from trt_var.export.build import build
 from trt_var.export.recipe import Recipe
@@ -117,12 +118,32 @@ def test_models_that_do_not_belong_together(toy: dict[str, str], tmp_path: Path)
 
 @pytest.mark.parametrize(
     "change",
-    [{"max_top_k": 0}, {"max_top_k": 4000}, {"finetuned": 8, "refiner": None}, {"drafter": "d17"}],
+    [
+        {"max_top_k": 0},
+        {"max_top_k": 4000},
+        {"finetuned": 8, "refiner": None},
+        {"drafter": "d17"},
+        {"drafter": ""},
+        {"refiner": ""},
+        {"vae": " "},
+    ],
 )
 def test_recipes_that_make_no_sense(toy: dict[str, str], tmp_path: Path, change: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         build(Recipe(**{**toy, "out": tmp_path / "x", **change}))  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("schedule", ["1,x", "", "2,1", "1,300", "1," + "2" * 5000])
+def test_bad_schedules_are_usage_errors(schedule: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["build", "--drafter", "d16", "--schedule", schedule])
+    assert "expected rising patch sides from 1 to 256" in capsys.readouterr().err
+
+
+def test_target_that_no_file_can_have(toy: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="too long"):
+        build(Recipe(**toy, out=tmp_path / ("x" * 300)))
 
 
 def test_graph_that_disagrees_is_refused(toy: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TOY_DRAFTER, TOY_VAE
+from conftest import TOY_DRAFTER, TOY_SCHEDULE, TOY_VAE
 from helpers import assert_close, random_weights, save_checkpoint
 from safetensors.torch import save_file
 from trt_var import CheckpointError, UsageError
 from trt_var.export import sources
 from trt_var.export.architecture import transformer_shape, vqvae_shape
-from trt_var.export.checkpoint import StateDict, open_checkpoint
+from trt_var.export.checkpoint import RandomWeights, StateDict, check_keys, open_checkpoint
+from trt_var.export.transformer import TransformerShape
+from trt_var.export.vqvae import VqvaeShape
 from trt_var.schedule import Schedule
 
 
@@ -63,6 +66,83 @@ def test_all_differences_in_one_error() -> None:
         assert part in str(failure.value)
 
 
+def test_extreme_number_of_differences() -> None:
+    state = {f"{i}\n\x1b[31m": torch.ones(1) for i in range(300)}
+    with pytest.raises(CheckpointError) as failure:
+        check_keys(dict.fromkeys(state, (1,)), {}, "drafter")
+    message = str(failure.value)
+    assert "300 differences" in message and message.endswith("and 100 more")
+    assert r"extra 7\n\x1b[31m [1]" in message and "\x1b" not in message
+
+
+@pytest.mark.parametrize("index", ["99999999", "128", "9" * 5000])
+@pytest.mark.parametrize(
+    ("shape", "prefix"),
+    [
+        (TOY_DRAFTER, "blocks."),
+        (TOY_VAE, "encoder.down."),
+        (TOY_VAE, "encoder.down.0.block."),
+        (TOY_VAE, "decoder.up.0.block."),
+        (TOY_VAE, "quantize.quant_resi.qresi_ls."),
+    ],
+)
+def test_indices_without_end(shape: TransformerShape | VqvaeShape, prefix: str, index: str) -> None:
+    weights = RandomWeights({**random_weights(shape, 0).shapes, f"{prefix}{index}.x": (1,)}, 0)
+    with pytest.raises(CheckpointError, match="expected indices below"):
+        _shape_of(weights, shape)
+
+
+@pytest.mark.parametrize(
+    ("shape", "key", "lengths"),
+    [
+        (TOY_DRAFTER, "word_embed.weight", (10**12, 0)),
+        (TOY_DRAFTER, "head.weight", (0, 128)),
+        (TOY_DRAFTER, "blocks.0.attn.scale_mul_1H11", (1, 3, 1, 1)),
+        (TOY_VAE, "quantize.embedding.weight", (1 << 21, 16)),
+    ],
+)
+def test_sizes_out_of_range(shape: TransformerShape | VqvaeShape, key: str, lengths: tuple[int, ...]) -> None:
+    weights = random_weights(shape, 0)
+    weights.shapes[key] = lengths
+    with pytest.raises(CheckpointError, match=r"expected (lengths from 1|64 × heads)"):
+        _shape_of(weights, shape)
+
+
+@pytest.mark.parametrize("part", [".down.", ".up.", ".qresi_ls."])
+def test_vqvae_without_parts(part: str) -> None:
+    shapes = {key: shape for key, shape in random_weights(TOY_VAE, 0).shapes.items() if part not in key}
+    with pytest.raises(CheckpointError, match="is it another kind of model"):
+        vqvae_shape(RandomWeights(shapes, 0))
+
+
+def _shape_of(weights: RandomWeights, like: TransformerShape | VqvaeShape) -> object:
+    return transformer_shape(weights, "drafter", TOY_SCHEDULE) if like is TOY_DRAFTER else vqvae_shape(weights)
+
+
+LEVELS = torch.tensor([TOY_SCHEDULE.levels()])
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        -LEVELS,
+        LEVELS * float("nan"),
+        LEVELS + 0.5,
+        LEVELS * 10**15,
+        LEVELS.flip(1),
+        LEVELS.cfloat(),
+        torch.zeros(1, 0),
+        torch.zeros(1, dtype=torch.int64).expand(10**12),
+    ],
+)
+def test_levels_that_are_none(levels: torch.Tensor) -> None:
+    weights = random_weights(TOY_DRAFTER, 0)
+    state = {key: torch.empty(shape, device="meta") for key, shape in weights.shapes.items()}
+    with pytest.raises(CheckpointError, match="lvl_1L"):
+        transformer_shape(StateDict({**state, "lvl_1L": levels}, {}), "drafter")
+    assert transformer_shape(StateDict({**state, "lvl_1L": LEVELS.half()}, {}), "drafter") == TOY_DRAFTER
+
+
 def test_missing_schedule_can_be_given() -> None:
     weights = random_weights(TOY_DRAFTER, 0)
     state = StateDict({key: weights.load(key) for key in weights.shapes if key != "lvl_1L"}, {})
@@ -92,13 +172,54 @@ class Trap:
         return os.system, ("echo trap >&2",)
 
 
-@pytest.mark.parametrize("content", [Trap(), {"weights": Trap()}, [1, 2], {"a": 1}, {"trainer": {"other": {}}}])
-def test_pickles_that_are_not_weights(tmp_path: Path, content: object, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (Trap(), r"would run code when loaded \(posix.system\)"),
+        ({"weights": Trap()}, r"would run code when loaded \(posix.system\)"),
+        ([1, 2], "holds no state dict"),
+        ({"a": 1}, "holds no state dict"),
+        ({"trainer": {"other": {}}}, "holds no state dict"),
+        ({1: torch.ones(1)}, "names a tensor 1"),
+        ({("a", 1): torch.ones(1)}, "whose names are text"),
+        ({"a": torch.ones(1).expand(10**12)}, r"a tensor a \[1000000000000\] of more"),
+        ({"a": torch.eye(3).to_sparse()}, "no dense values for a"),
+    ],
+)
+def test_pickles_that_are_not_weights(
+    tmp_path: Path, content: object, expected: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model.pth"
     torch.save(content, path)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match=expected):
         open_checkpoint(path, "var_wo_ddp")
     assert "trap" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("pickled", [b"\x80\x02.", b"", b"\x80\x02J\x01.", b"\xff\xfe", b"\x80\x02ctorch\nFloatStor"])
+def test_malformed_pickles_run_nothing(tmp_path: Path, pickled: bytes) -> None:
+    torch.save({"a": torch.ones(3)}, tmp_path / "whole.pth")
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(path, "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, pickled if name.endswith("data.pkl") else whole.read(name))
+    with pytest.raises(CheckpointError, match="is truncated or not a torch file"):
+        open_checkpoint(path, "var_wo_ddp")
+
+
+def test_files_of_other_formats(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="legacy format, from before torch 1.6; save it again"):
+        open_checkpoint(path, "var_wo_ddp")
+    path.write_text("version https://git-lfs")
+    with pytest.raises(CheckpointError, match="begins with b'version '; expected the zip file"):
+        open_checkpoint(path, "var_wo_ddp")
+
+
+def test_weights_that_are_no_floats() -> None:
+    with pytest.raises(CheckpointError, match="the tensor a is of int8; expected float32"):
+        StateDict({"a": torch.ones(2, dtype=torch.int8)}, {}).load("a")
 
 
 def test_other_models_are_named() -> None:
@@ -106,12 +227,40 @@ def test_other_models_are_named() -> None:
         transformer_shape(random_weights(TOY_VAE, 0), "drafter")
 
 
-@pytest.mark.parametrize(
-    "text", ["d17", "random", "random:", "random:d0", "random:d99999", "random:d4:x", "random:d4:1:2", "random:16"]
-)
+LONG = "1" * 5000
+BAD_MODELS = ["d17", "random", "random:", "random:d0", "random:d99999", "random:d4:x", "random:d4:1:2", "random:16", ""]
+BAD_VAES = ["", "random:ch", "random:ch33", f"random:ch{LONG}", f"random:{LONG}"]
+
+
+@pytest.mark.parametrize("text", [*BAD_MODELS, f"random:d{LONG}", f"random:d4:{LONG}"])
 def test_bad_names(text: str) -> None:
     with pytest.raises(UsageError):
         sources.resolve(text, "drafter")
+
+
+@pytest.mark.parametrize("text", BAD_VAES)
+def test_bad_vae_names(text: str) -> None:
+    with pytest.raises(UsageError):
+        sources.resolve(text, "vae")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_path_that_no_file_can_have(suffix: str) -> None:
+    with pytest.raises(CheckpointError, match="cannot read x.*File name too long"):
+        open_checkpoint(Path("x" * 5000 + suffix), "var_wo_ddp")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_unreadable_file(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.touch()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot read .*model.*: Permission denied"):
+        open_checkpoint(path, "var_wo_ddp")
 
 
 def test_missing_file() -> None:

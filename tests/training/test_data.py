@@ -38,8 +38,34 @@ def test_folder_errors(folder: Path, tmp_path: Path) -> None:
         FolderImages(tmp_path / "empty", 16)
     damaged = folder / "cat" / "0.png"
     damaged.write_bytes(damaged.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"cannot read the picture .*0\.png"):
+    with pytest.raises(DataError, match=r"cat/0\.png"):
         FolderImages(folder, 16).load(0)
+    with pytest.raises(DataError, match=r"cannot read the folder x.*too long"):
+        FolderImages(Path("x" * 5000), 16)
+
+
+def test_pictures_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    turned = Image.fromarray(np.repeat(np.array([[[0], [255]]], np.uint8), 8, 0).repeat(8, 1).repeat(3, 2))  # 8 × 16
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down, so left and right change places
+    turned.save(tmp_path / "a" / "0.png", exif=exif)
+    Image.new("RGBA", (8, 8), (10, 20, 30, 0)).save(tmp_path / "a" / "1.png")
+    Image.new("RGB", (1, 300_000)).save(tmp_path / "a" / "2.png")
+    images = FolderImages(tmp_path, 8)
+    assert images.load(0)[:, 0].min() > 200 and images.load(0)[:, -1].max() < 60
+    assert images.load(1).min() == 255
+    assert images.load(2).shape == (8, 8, 3)
+
+
+def test_pictures_that_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((4, 4), 60_000, np.uint16)).save(tmp_path / "a" / "0.png")
+    Image.new("1", (9_000, 9_000)).save(tmp_path / "a" / "1.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "a" / "2.png", format="TIFF")
+    for index, message in enumerate(("8 bits", "million", "no PNG, JPEG or WebP")):
+        with pytest.raises(DataError, match=message):
+            FolderImages(tmp_path, 8).load(index)
 
 
 def test_a_batch_depends_on_seed_and_step_alone(folder: Path) -> None:
@@ -49,6 +75,8 @@ def test_a_batch_depends_on_seed_and_step_alone(folder: Path) -> None:
     assert torch.equal(one(5)[0], two(5)[0])
     assert one(5)[1].tolist() == two(5)[1].tolist()
     assert not torch.equal(one(5)[0], one(6)[0])
+    for seed in (8, 7 + 2**32, 2**63 - 1):
+        assert not torch.equal(Batches(images, 4, seed)(5)[0], Batches(images, 4, 7)(5)[0])
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4), (2, 4, 4, 1), (3, 4, 4, 3), (0, 4, 4, 3)])

@@ -7,8 +7,10 @@ import pytest
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
 from PIL import Image
+from torch import Tensor
 from trt_var import Pipeline, UsageError
 from trt_var.cli import main
+from trt_var.export.checkpoint import StateDict
 
 
 @pytest.fixture
@@ -45,12 +47,48 @@ def test_pair_from_a_folder_to_a_bundle(arguments: list[str], tmp_path: Path) ->
     [
         (["--n-draft", "4"], "1 to 3"),
         (["--steps", "0"], "steps is 0"),
+        (["--steps", "10000001"], "expected 1 to 10000000"),
         (["--batch-size", "0"], "--batch-size is 0"),
+        (["--batch-size", "4097"], "1 to 4096"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--seed", str(2**63)], "expected 0 to 9223372036854775807"),
+        (["--learning-rate", "nan"], "learning_rate is nan"),
+        (["--learning-rate", "11"], "above 0, up to 10"),
         (["--data", "/nowhere"], "no folder /nowhere"),
+        (["--drafter", ""], "--drafter '' is neither"),
+        (["--refiner", "random:d1"], "do not belong together"),
+        (["--vae", "random:ch32"], "the vae's codebook size: 4096, the drafter has 96"),
         (["--vae", "missing.pth"], "no checkpoint at missing.pth"),
         (["--device", "cuda"], "no CUDA device"),
     ],
 )
-def test_mistakes(arguments: list[str], change: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    arguments: list[str],
+    change: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(StateDict, "load", _headers_only)
     assert main([*arguments, *change]) in (1, 2)
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def _headers_only(self: StateDict, key: str) -> Tensor:
+    assert key == "lvl_1L", "no weight is read before the request is checked"
+    return self._state[key]
+
+
+def test_large_seed(arguments: list[str]) -> None:
+    assert main([*arguments, "--steps", "1", "--seed", str(2**63 - 1)]) == 0
+
+
+def test_another_run_is_told_by_its_settings(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments, "--steps", "1"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--steps", "1", "--seed", "5", "--flip"]) == 1
+    error = capsys.readouterr().err
+    assert "belongs to another run: flip was False, now True; seed was 0, now 5; remove it" in error
+    assert len(error.splitlines()) == 1

@@ -95,10 +95,10 @@ def test_finished_run_is_not_repeated(batches: Batches, tmp_path: Path) -> None:
 def test_checkpoints_of_other_runs_are_refused(batches: Batches, tmp_path: Path) -> None:
     path = tmp_path / "run.checkpoint"
     train(var_objective(batches), Plan(1, 1e-3), path)
-    with pytest.raises(CheckpointError, match="another run"):
+    with pytest.raises(CheckpointError, match="another run: steps was 1, now 2; remove"):
         train(var_objective(batches), Plan(2, 1e-3), path)
-    with pytest.raises(CheckpointError, match="another run"):
-        train(var_objective(batches), Plan(1, 1e-3), path, given="other data")
+    with pytest.raises(CheckpointError, match="another run: data was None, now 'other'; remove"):
+        train(var_objective(batches), Plan(1, 1e-3), path, given={"data": "other"})
     with pytest.raises(CheckpointError, match="another model"):
         train(refining_objective(batches), Plan(1, 1e-3), path)
     path.write_bytes(path.read_bytes()[:1000])
