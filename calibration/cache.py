@@ -74,6 +74,8 @@ def load(path: Path, manifest: Manifest) -> tuple[Recipe, Observed]:
             provenance = msgspec.json.decode(arrays["provenance"].tobytes(), type=_Provenance)
             if provenance.schema != SCHEMA:
                 raise DataError(f"{path} is of another version; calibrate again")
+            if not 0 < provenance.recipe.done <= provenance.recipe.samples:
+                raise DataError(f"{path} counts more images than were to be drawn, or none: damaged; calibrate again")
             if provenance.weights != weights_identity(manifest):
                 raise DataError(f"{path} was taken from other weights than this bundle's; calibrate this one")
             observed: Observed = {}

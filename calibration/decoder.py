@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from trt_var.backends.onnxruntime import OnnxRuntime
 from trt_var.bundle import Bundle
 from trt_var.decoding import Chain, Request, decode, render, upload
 from trt_var.editing import psnr
-from trt_var.errors import UsageError
 from trt_var.manifest import Graph
 from trt_var.pipeline import Pipeline
 from trt_var.sampling import Sampling, uniforms
@@ -39,26 +39,20 @@ def quantise_decoder(bundle: Bundle, maps: NDArray[np.float32], folder: Path) ->
     """Write ``decoder.onnx`` and its weights with int8 convolutions into a folder.
 
     Symmetric int8 by tensor for what goes in and comes out, by channel for weights, biases in float32. ONNX Runtime
-    multiplies in int8 only where a convolution's output is quantised too.
+    multiplies in int8 only where a convolution's output is quantised too. Between them the graph keeps its type.
 
     Args:
-        bundle: float32, whose decoder.
+        bundle: float32 or float16, whose decoder; ONNX Runtime runs it for the ranges.
         maps: f_hat [n, Z, P, P] that the ranges come from.
         folder: where the files go; files of these names are replaced.
 
     Returns:
         PSNR of the pictures of ``maps`` against the float decoder's, in decibels, over all of them.
-
-    Raises:
-        UsageError: not a float32 bundle.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    if bundle.manifest.precision != "fp32":
-        raise UsageError("int8 convolutions are for float32 bundles")
     graph = bundle.manifest.decoder
-    logging.getLogger("root").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="trt-var-") as scratch:
+    with _quiet(), tempfile.TemporaryDirectory(prefix="trt-var-") as scratch:
         quantised = Path(scratch) / "decoder.onnx"
         quantize_static(
             str(bundle.graph(graph)),
@@ -72,11 +66,23 @@ def quantise_decoder(bundle: Bundle, maps: NDArray[np.float32], folder: Path) ->
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
         )
-        model = onnx.load(quantised)
+        model = ir.load(quantised)
     for name in (graph.onnx, graph.weights):
         (folder / name).unlink(missing_ok=True)
-    onnx.save(model, folder / graph.onnx, save_as_external_data=True, location=graph.weights, size_threshold=0)
+    ir.save(model, folder / graph.onnx, external_data=graph.weights, size_threshold_bytes=1024)
     return _difference(bundle, folder / graph.onnx, graph, maps)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without ONNX Runtime's advice to optimise the graph first, which it gives through the root logger."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 class _Maps:

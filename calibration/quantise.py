@@ -63,7 +63,7 @@ def quantise(
     folder: Path,
     progress: Callable[[], object] = lambda: None,
     maps: NDArray[np.float32] | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Write a quantised bundle into an empty folder, manifest last.
 
     Args:
@@ -74,11 +74,16 @@ def quantise(
         progress: called after every layer.
         maps: f_hat [n, Z, P, P] of finished images: the decoder's convolutions are int8 too, with ranges from these.
 
+    Returns:
+        What report.json says: α, scale and error by layer, and the decoder's PSNR.
+
     Raises:
-        UsageError, DataError: a value out of range; statistics that lack a layer.
+        UsageError, DataError: a value out of range; a bundle that is quantised already; statistics that lack a layer.
     """
     wanted.check()
     manifest = bundle.manifest
+    if manifest.quantised:
+        raise UsageError(f"{bundle.path} is quantised already; take the bundle that it was made from")
     changed = {
         name for model in manifest.models.values() for name in (model.step.onnx, model.step.weights, model.conditions)
     }
@@ -103,6 +108,7 @@ def quantise(
     models = {role: msgspec.structs.replace(model, logits=None) for role, model in manifest.models.items()}
     described = msgspec.structs.replace(manifest, files=files, models=models, report="report.json", quantised=chosen)
     (folder / manifests.FILE_NAME).write_bytes(manifests.encode(described))
+    return report
 
 
 class _Step:

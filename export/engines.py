@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from trt_var import engines, simulated
 from trt_var.bundle import Bundle, file_sha256
-from trt_var.engines import Batch, Engine, Kind, Profile, Record
+from trt_var.engines import MAX_BATCH, Batch, Engine, Kind, Profile, Record
 from trt_var.errors import BackendError, BundleExistsError, ExportError, UsageError
 from trt_var.export.recipe import Progress, Silent
 from trt_var.files import appearing
@@ -24,7 +24,7 @@ from trt_var.manifest import Graph, Manifest
 from trt_var.simulated_device import TARGET
 
 log = logging.getLogger(__name__)
-MAX_BATCH = 256
+MAX_TIMINGS = 1 << 30  # bytes
 USUAL_BATCH = Batch(1, 8, 64)
 
 
@@ -184,12 +184,24 @@ class Builder:
             part.write_bytes(memoryview(config.get_timing_cache().serialize()))
             part.replace(self.timings)
 
+    def _use_timings(self, config: Any, file: Path) -> None:
+        """Begin with what an earlier build timed; what TensorRT refuses of it is left aside, and replaced afterwards."""
+        known = b""
+        if file.is_file() and file.stat().st_size <= MAX_TIMINGS:
+            known = file.read_bytes()
+        elif file.exists():
+            log.warning("%s is larger than %d bytes or no file: not used, and replaced", file, MAX_TIMINGS)
+        for content in (known, b""):
+            cache = config.create_timing_cache(content)
+            if cache is not None and config.set_timing_cache(cache, False):
+                return
+            log.warning("%s refuses the timings in %s (%s): they are replaced", self._kind, file, self._logger.last())
+
     def _config(self, profiles: tuple[Profile, ...], target: str) -> Any:
         config = self._builder.create_builder_config()
         config.clear_flag(self._trt.BuilderFlag.TF32)  # it would round float32 products to 10 bits
         if self.timings:
-            known = self.timings.read_bytes() if self.timings.is_file() else b""
-            config.set_timing_cache(config.create_timing_cache(known), False)
+            self._use_timings(config, self.timings)
         config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED
         if self._kind == "rtx":
             config.num_compute_capabilities = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 from trt_var import plan
 from trt_var.errors import UsageError
 from trt_var.manifest import Manifest
-from trt_var.measure import EAGER, Row
+from trt_var.measure import EAGER, Models, Row, models
+from trt_var.requests import MAX_BATCH
 from trt_var.schedule import Schedule
 
 MAX_REPORT = 64 << 20
@@ -101,25 +103,59 @@ def published_fids(manifest: Manifest) -> dict[int, float]:
     return FINETUNED if len(manifest.serves) == 1 else TRAINING_FREE
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a report of ``trt-var bench``, eager PyTorch left out.
+def read_rows(path: Path, manifest: Manifest) -> list[Row]:
+    """The rows of a report of ``trt-var bench`` that are of a bundle's models, in whatever precision; none of eager PyTorch.
 
     Raises:
-        UsageError: no such file, or not a report.
+        UsageError: no such file; not a report; none of these models; a row that this bundle cannot have given.
     """
 
     class Report(msgspec.Struct):
+        bundles: dict[str, Models]
         rows: list[Row]
 
     try:
-        if path.stat().st_size > MAX_REPORT:
-            raise UsageError(f"{path} is larger than {MAX_REPORT} bytes: not a report")
-        rows = msgspec.json.decode(path.read_bytes(), type=Report).rows
+        report = msgspec.json.decode(_content(path), type=Report)
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror}); trt-var bench --out DIR writes DIR/report.json") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a report of trt-var bench ({error})") from error
-    return [row for row in rows if row.setting.backend != EAGER]
+    wanted, rows = models(manifest), [row for row in report.rows if row.setting.backend != EAGER]
+    alike = {name for name, found in report.bundles.items() if found.alike(wanted)}
+    chosen = [row for row in rows if row.setting.engines in alike]
+    if rows and not chosen:
+        raise UsageError(f"{path} measured other models ({', '.join(report.bundles)}), not those of --engines; bench these")
+    for row in chosen:
+        if problem := next(_problems(row, manifest), None):
+            raise UsageError(f"{path} has a row with {problem}; measure again with trt-var bench")
+    return chosen
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a file; trt-var bench --out DIR writes DIR/report.json")
+    with path.open("rb") as file:
+        data = file.read(MAX_REPORT + 1)
+    if len(data) > MAX_REPORT:
+        raise UsageError(f"{path} is larger than {MAX_REPORT} bytes: not a report")
+    return data
+
+
+def _problems(row: Row, manifest: Manifest) -> Iterator[str]:
+    """What no measurement of this bundle can have given."""
+    setting, scales = row.setting, len(manifest.schedule)
+    if setting.n_draft not in manifest.serves:
+        yield f"N = {setting.n_draft}, expected {', '.join(map(str, manifest.serves))}"
+    if not 1 <= setting.batch <= MAX_BATCH:
+        yield f"batch {setting.batch}, expected 1 to {MAX_BATCH}"
+    if len(row.scales) != scales:
+        yield f"{len(row.scales)} scales, expected {scales}"
+    if not all(math.isfinite(time) and time > 0 for time in (row.first, row.total, row.decoder, *row.scales)):
+        yield "times that are not all finite and above 0"
+    if row.peak <= 0 or (row.device_memory is not None and row.device_memory <= 0):
+        yield "memory that is not above 0"
+    if not (setting.engines.isprintable() and setting.backend.isprintable()):
+        yield "names that are no text"
 
 
 def measured(rows: Sequence[Row], manifest: Manifest) -> list[Candidate]:

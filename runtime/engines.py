@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 FOLDER = "tensorrt"
 RECORD = "record.json"
+MAX_RECORD = 16 << 20  # bytes
+MAX_BATCH = 256
 KEPT_MESSAGES = 20
 _SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
 _TYPE = re.compile(r"Datatype: (\w+)")
@@ -88,18 +90,51 @@ def read_record(path: Path) -> Record:
     """Read a folder's record.
 
     Raises:
-        BundleError: none there, or damaged.
+        BundleError: none there, damaged, or with contents that contradict each other.
     """
     file = path / RECORD
     try:
-        record = msgspec.json.decode(file.read_bytes(), type=Record)
+        if not file.is_file():
+            raise BundleError(f"no engines at {path} (no {RECORD}); build them with trt-var engines")
+        with file.open("rb") as opened:
+            data = opened.read(MAX_RECORD + 1)
+        if len(data) > MAX_RECORD:
+            raise BundleError(f"{file} is larger than {MAX_RECORD} bytes: not a record; build the engines again")
+        record = msgspec.json.decode(data, type=Record)
     except OSError as error:
-        raise BundleError(f"no engines at {path} ({error.strerror}); build them with trt-var engines") from error
-    except msgspec.DecodeError as error:
+        raise BundleError(f"cannot read {file} ({error.strerror}); build the engines with trt-var engines") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{file} is not a valid record: {error}; build the engines again") from error
     if record.schema != SCHEMA:
         raise BundleError(f"{file} has schema {record.schema}, this version reads {SCHEMA}; build the engines again")
+    if problems := list(_problems(record)):
+        raise BundleError(f"{file} cannot be meant: {'; '.join(problems)}; build them with trt-var engines")
     return record
+
+
+def _problems(record: Record) -> Iterator[str]:
+    """What a record may not say."""
+    batch = record.batch
+    if not 1 <= batch.smallest <= batch.usual <= batch.largest <= MAX_BATCH:
+        yield f"batch must rise within 1 to {MAX_BATCH}"
+    for name, engine in record.engines.items():
+        if not _plain(engine.plan):
+            yield f"the plan of {name} must be a plain file name"
+        if not engine.sources or not all(map(_plain, engine.sources)):
+            yield f"the sources of {name} must be plain file names"
+        if not engine.profiles or not all(_rising(*one) for profile in engine.profiles for one in profile.shapes.items()):
+            yield f"the profiles of {name} must hold shapes that rise and have one rank"
+
+
+def _plain(name: str) -> bool:
+    """Whether a name is a file's in the folder itself."""
+    return bool(name) and name not in (".", "..") and not set(name) & set("/\\\0")
+
+
+def _rising(name: str, shapes: tuple[Shape, Shape, Shape]) -> bool:
+    """Whether an input's three shapes are of one rank, none smaller than the one before; only a cache may be empty."""
+    least = 0 if name.startswith("past_") else 1
+    return len(set(map(len, shapes))) == 1 and all(least <= a <= b <= c for a, b, c in zip(*shapes, strict=True))
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,22 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from trt_var.decoding import Request, decode, draw, render, upload
-from trt_var.errors import BackendError, UsageError
+from trt_var.errors import BackendError, TrtVarError, UsageError
 from trt_var.manifest import Manifest, Role
 from trt_var.pipeline import Pipeline
 from trt_var.sampling import Sampling, uniforms
+
+if TYPE_CHECKING:
+    from trt_var.export.transformer import TransformerShape
 
 EAGER = "eager"
 PACKAGES = ("trt-var", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
@@ -36,6 +41,24 @@ class Setting(msgspec.Struct, frozen=True):
     device: str = "cpu"
 
 
+class Models(msgspec.Struct, frozen=True):
+    """What a bundle holds, as far as times of it stand for another's: patch sides, depth of every transformer, precision."""
+
+    schedule: tuple[int, ...]
+    depths: dict[Role, int]
+    precision: str
+
+    def alike(self, other: Models) -> bool:
+        """Whether both are the same models, in whatever precision."""
+        return (self.schedule, self.depths) == (other.schedule, other.depths)
+
+
+def models(manifest: Manifest) -> Models:
+    """What a bundle holds."""
+    depths = {role: model.depth for role, model in manifest.models.items()}
+    return Models(manifest.schedule, depths, f"{manifest.precision}{', quantised' if manifest.quantised else ''}")
+
+
 class Row(msgspec.Struct, frozen=True):
     """One measurement: seconds, medians over the repeats; bytes.
 
@@ -47,6 +70,7 @@ class Row(msgspec.Struct, frozen=True):
         peak: resident memory of the process at its highest.
         device_memory: taken on the GPU, where the backend can tell.
         parameters: of the transformers in use.
+        drops_outputs: whether the backend spends no memory on outputs that nobody takes.
     """
 
     setting: Setting
@@ -58,18 +82,20 @@ class Row(msgspec.Struct, frozen=True):
     peak: int
     device_memory: int | None
     parameters: int
+    drops_outputs: bool = True
 
 
 def in_process(setting: Setting) -> Row:
     """Measure in a new process.
 
     Raises:
-        BackendError: it failed, with the last line of its output.
+        BackendError: it failed, with what it said last.
     """
     command = [sys.executable, "-m", "trt_var.measure", msgspec.json.encode(setting).decode()]
     done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 (this interpreter, these settings)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        ended = f"killed by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        last = (done.stderr.strip().splitlines() or [ended])[-1] if done.returncode > 0 else ended
         raise BackendError(f"{setting.backend}, N = {setting.n_draft}, batch {setting.batch}: {last}")
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Row)
 
@@ -80,14 +106,16 @@ def measure(setting: Setting) -> Row:
         manifest = pipeline.manifest
         free = pipeline.free_memory()
         if setting.backend == EAGER:
-            description, run = _eager(manifest, setting)
+            description, run, drops = *_eager(manifest, setting), True
         else:
             description, run = pipeline.backend, _bundle(pipeline, setting)
+            drops = pipeline.chain(setting.n_draft).backend.drops_outputs
         started = time.perf_counter()
         run()
         first = time.perf_counter() - started
         results = [run() for _ in range(setting.repeats)]
         left = pipeline.free_memory()
+    taken = 0 if free is None or left is None else free - left
     return Row(
         setting,
         description,
@@ -96,8 +124,9 @@ def measure(setting: Setting) -> Row:
         [statistics.median(column) for column in zip(*(scales for scales, _, _ in results), strict=True)],
         statistics.median(decoder for _, decoder, _ in results),
         _peak(),
-        None if free is None or left is None else free - left,
+        taken if taken > 0 else None,
         sum(manifest.models[role].parameters for role in _roles(manifest, setting.n_draft)),
+        drops,
     )
 
 
@@ -143,20 +172,43 @@ def _bundle(pipeline: Pipeline, setting: Setting) -> Callable[[], Seconds]:
     return run
 
 
-def _eager(manifest: Manifest, setting: Setting) -> tuple[str, Callable[[], Seconds]]:
-    """The published algorithm on random weights of the bundle's architecture; float16 autocast on a GPU."""
+def check_eager(manifest: Manifest, device: str) -> None:
+    """Find out before anything is measured whether eager PyTorch can be.
+
+    Raises:
+        BackendError: PyTorch is not installed, or has no such device.
+        UsageError: the bundle is not of the released architectures.
+    """
     try:
         import torch
-        from trt_var.export.architecture import parameter_shapes, released_shape, released_vqvae_shape
-        from trt_var.export.checkpoint import RandomWeights
-        from trt_var.export.eager import Eager
     except ImportError as error:
         raise BackendError(f"eager PyTorch cannot be measured ({error}): pip install 'trt-var[export]'") from error
-    shapes = {role: released_shape(manifest.models[role].depth) for role in _roles(manifest, setting.n_draft)}
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendError("eager PyTorch sees no GPU here; --device cpu measures it on the processor")
+    _eager_shapes(manifest, list(manifest.models))
+
+
+def _eager_shapes(manifest: Manifest, roles: list[Role]) -> dict[Role, TransformerShape]:
+    from trt_var.export.architecture import released_shape
+
+    shapes = {role: released_shape(manifest.models[role].depth) for role in roles}
     if any(
-        shape.schedule.sides != manifest.schedule or shape.vocabulary != manifest.vocabulary for shape in shapes.values()
+        (shape.schedule.sides, shape.vocabulary, shape.width)
+        != (manifest.schedule, manifest.vocabulary, manifest.models[role].width)
+        for role, shape in shapes.items()
     ):
         raise UsageError("eager PyTorch is measured for the released architectures alone (d16, d20, d24, d30)")
+    return shapes
+
+
+def _eager(manifest: Manifest, setting: Setting) -> tuple[str, Callable[[], Seconds]]:
+    """The published algorithm on random weights of the bundle's architecture; float16 autocast on a GPU."""
+    import torch
+    from trt_var.export.architecture import parameter_shapes, released_vqvae_shape
+    from trt_var.export.checkpoint import RandomWeights
+    from trt_var.export.eager import Eager
+
+    shapes = _eager_shapes(manifest, _roles(manifest, setting.n_draft))
     weights = {role: RandomWeights(parameter_shapes(shape), 0) for role, shape in shapes.items()}
     vae = released_vqvae_shape(manifest.vae_channels)
     half = torch.float16 if setting.device == "cuda" else None
@@ -183,5 +235,19 @@ def _peak() -> int:
     return size if sys.platform == "darwin" else size * 1024
 
 
+def _child(argument: str) -> int:
+    """Measure for ``in_process``: a row on stdout; or what went wrong, on one line, last on stderr."""
+    try:
+        row = measure(msgspec.json.decode(argument, type=Setting))
+    except Exception as error:  # whatever it is, the parent says it in one line
+        if not isinstance(error, TrtVarError):
+            traceback.print_exc()
+        reason = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
+        sys.stderr.write(f"\n{reason or 'no reason given'}\n")
+        return 1
+    sys.stdout.write(f"\n{msgspec.json.encode(row).decode()}\n")
+    return 0
+
+
 if __name__ == "__main__":
-    print(msgspec.json.encode(measure(msgspec.json.decode(sys.argv[1], type=Setting))).decode())  # noqa: T201 (to the parent)
+    sys.exit(_child(sys.argv[1]))

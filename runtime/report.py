@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from trt_var.errors import BackendError
+from trt_var.errors import BackendError, OutputError
 from trt_var.files import replacing
 from trt_var.manifest import Manifest
-from trt_var.measure import EAGER, Row
+from trt_var.measure import EAGER, Row, models
 from trt_var.memory import need
 from trt_var.pipeline import Pipeline
 
@@ -33,13 +34,30 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that goes into the folder."""
+    """Everything that goes into the folder; ``manifests`` by the folder of the bundle, as the rows' settings have it."""
 
     machine: dict[str, str]
     command: str
-    manifest: Manifest
+    manifests: Mapping[str, Manifest]
     rows: Sequence[Row]
     spectrum: Spectrum | None
+
+    def manifest(self, row: Row) -> Manifest:
+        """Of the bundle that was measured."""
+        return self.manifests[row.setting.engines]
+
+    def name(self, row: Row) -> str:
+        """``CoDe N=8``, or the plain model by its depth; the bundle's name before it where there are several."""
+        manifest, n_draft = self.manifest(row), row.setting.n_draft
+        if n_draft == len(manifest.schedule):
+            model = f"VAR-d{manifest.models['drafter'].depth}"
+        else:
+            model = f"CoDe N={n_draft}" if n_draft else f"VAR-d{manifest.models['refiner'].depth}"
+        if len(self.manifests) == 1 or row.setting.backend == EAGER:
+            return model
+        names = [Path(folder).name for folder in self.manifests]
+        own = Path(row.setting.engines).name
+        return f"{own if names.count(own) == 1 else row.setting.engines}: {model}"
 
 
 def spectrum(pipeline: Pipeline, n_draft: int, images: int) -> Spectrum:
@@ -74,6 +92,29 @@ def check_plots() -> None:
         raise BackendError(f"plots need matplotlib ({error}): pip install 'trt-var[bench]'") from error
 
 
+def check_folder(folder: Path) -> None:
+    """Raises OutputError for a folder that cannot be made or written, before anything is measured."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def write_tables(report: Report, folder: Path, plots: Sequence[str] = ()) -> list[Path]:
+    """report.json, and report.md with links to plots.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with replacing(folder / "report.json") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(_plain(report)), indent=1) + b"\n")
+    with replacing(folder / "report.md") as file:
+        file.write(markdown(report, plots).encode())
+    return [folder / "report.md", folder / "report.json"]
+
+
 def write(report: Report, folder: Path) -> list[Path]:
     """report.json, report.md and the plots.
 
@@ -83,13 +124,9 @@ def write(report: Report, folder: Path) -> list[Path]:
     plots: dict[str, Callable[[Any, Report], None]] = {"latency": _latency, "scales": _scales, "memory": _memory}
     if report.spectrum:
         plots["spectrum"] = _spectrum
-    with replacing(folder / "report.json") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(_plain(report)), indent=1) + b"\n")
     for name, draw in plots.items():
         _plot(folder / f"{name}.png", lambda axes, draw=draw: draw(axes, report))  # type: ignore[misc]
-    with replacing(folder / "report.md") as file:
-        file.write(markdown(report, list(plots)).encode())
-    return [folder / "report.md", folder / "report.json", *(folder / f"{name}.png" for name in plots)]
+    return [*write_tables(report, folder, list(plots)), *(folder / f"{name}.png" for name in plots)]
 
 
 def markdown(report: Report, plots: Sequence[str]) -> str:
@@ -118,13 +155,11 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
 
 
 def table(report: Report) -> list[str]:
-    """Table 1: a row a measurement; ``faster`` than the plain drafter on the same backend and batch, decoder left out."""
-    scales = len(report.manifest.schedule)
-    plain = {
-        (row.setting.backend, row.setting.batch): row.total - row.decoder
-        for row in report.rows
-        if row.setting.n_draft == scales
-    }
+    """Table 1: a row a measurement; ``faster`` than the first plain drafter on this backend and batch, decoder left out."""
+    plain: dict[tuple[str, int], float] = {}
+    for row in report.rows:
+        if row.setting.n_draft == len(report.manifest(row).schedule):
+            plain.setdefault((row.setting.backend, row.setting.batch), row.total - row.decoder)
     lines = [
         "| | batch | s | s without decoder | images/s | without decoder | faster | parameters | peak GB | on |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -134,7 +169,7 @@ def table(report: Report) -> list[str]:
         base = plain.get((row.setting.backend, batch))
         memory = row.peak if row.device_memory is None else row.device_memory
         lines.append(
-            f"| {_name(row, report.manifest)} | {batch} | {row.total:.3g} | {bare:.3g} | {batch / row.total:.3g} "
+            f"| {report.name(row)} | {batch} | {row.total:.3g} | {bare:.3g} | {batch / row.total:.3g} "
             f"| {batch / bare:.3g} | {f'{base / bare:.2f}×' if base else '–'} | {row.parameters / 1e6:.0f} M "
             f"| {memory / 1e9:.2f} | {row.description} |"
         )
@@ -146,26 +181,25 @@ def _memory_table(report: Report) -> list[str]:
     for row in report.rows:
         if row.setting.backend == EAGER:
             continue
-        parts = need(report.manifest, row.setting.n_draft, row.setting.batch)
+        parts = need(report.manifest(row), row.setting.n_draft, row.setting.batch, drops_outputs=row.drops_outputs)
         memory = row.peak if row.device_memory is None else row.device_memory
         computed = (f"{part / 1e9:.3f}" for part in (parts.weights, parts.cache, parts.activations))
-        name = f"{_name(row, report.manifest)}, {row.setting.backend}"
+        name = f"{report.name(row)}, {row.setting.backend}"
         lines.append(f"| {name} | {row.setting.batch} | {' | '.join(computed)} | {memory / 1e9:.2f} |")
     return lines
-
-
-def _name(row: Row, manifest: Manifest) -> str:
-    """``CoDe N=8``, or the plain model by its depth."""
-    n_draft, scales = row.setting.n_draft, len(manifest.schedule)
-    if n_draft == scales:
-        return f"VAR-d{manifest.models['drafter'].depth}"
-    return f"CoDe N={n_draft}" if n_draft else f"VAR-d{manifest.models['refiner'].depth}"
 
 
 def _plain(report: Report) -> dict[str, Any]:
     found = report.spectrum
     curves = {name: getattr(found, name).tolist() for name in ("frequencies", "first", "last")} if found else None
-    return {"machine": report.machine, "command": report.command, "rows": report.rows, "spectrum": curves}
+    bundles = {folder: models(manifest) for folder, manifest in report.manifests.items()}
+    return {
+        "machine": report.machine,
+        "command": report.command,
+        "bundles": bundles,
+        "rows": report.rows,
+        "spectrum": curves,
+    }
 
 
 def _plot(path: Path, draw: Callable[[Any], None]) -> None:
@@ -184,7 +218,7 @@ def _latency(axes: Any, report: Report) -> None:
         axes.barh(i, row.decoder, left=bare, color=GREY, label=None if i else "decoder")
     axes.set_yticks(
         range(len(report.rows)),
-        [f"{_name(row, report.manifest)}, {row.setting.backend}, batch {row.setting.batch}" for row in report.rows],
+        [f"{report.name(row)}, {row.setting.backend}, batch {row.setting.batch}" for row in report.rows],
         fontsize=8,
     )
     axes.invert_yaxis()
@@ -193,28 +227,29 @@ def _latency(axes: Any, report: Report) -> None:
 
 
 def _scales(axes: Any, report: Report) -> None:
-    """Stacked by scale, of the first backend and batch: the drafter's scales blue, the refiner's orange."""
-    first = report.rows[0].setting
+    """Of the first backend and batch, and the first bundle's schedule: the drafter's scales blue, the refiner's orange."""
+    first, sides = report.rows[0].setting, report.manifest(report.rows[0]).schedule
     rows = [row for row in report.rows if (row.setting.backend, row.setting.batch) == (first.backend, first.batch)]
+    rows = [row for row in rows if report.manifest(row).schedule == sides]
     width = 0.8 / len(rows)
     for i, row in enumerate(rows):
         positions = np.arange(len(row.scales)) + (i - (len(rows) - 1) / 2) * width
         colours = [BLUE if scale < row.setting.n_draft else ORANGE for scale in range(len(row.scales))]
         axes.bar(positions, row.scales, width * 0.9, color=colours, alpha=0.4 + 0.6 * (i + 1) / len(rows))
-    axes.set_xticks(range(len(report.manifest.schedule)), [f"{side}×{side}" for side in report.manifest.schedule])
+    axes.set_xticks(range(len(sides)), [f"{side}×{side}" for side in sides])
     axes.set_ylabel("seconds")
-    names = ", ".join(_name(row, report.manifest) for row in rows)
+    names = ", ".join(report.name(row) for row in rows)
     title = f"{first.backend}, batch {first.batch}; blue drafter, orange refiner; at each scale: {names}"
     axes.set_title(textwrap.fill(title, 110), fontsize=9)
 
 
 def _memory(axes: Any, report: Report) -> None:
     rows = [row for row in report.rows if row.setting.backend != EAGER]
-    for name, backend in dict.fromkeys((_name(row, report.manifest), row.setting.backend) for row in rows):
+    for name, backend in dict.fromkeys((report.name(row), row.setting.backend) for row in rows):
         points = [
             (row.setting.batch, (row.peak if row.device_memory is None else row.device_memory) / 1e9)
             for row in rows
-            if (_name(row, report.manifest), row.setting.backend) == (name, backend)
+            if (report.name(row), row.setting.backend) == (name, backend)
         ]
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=f"{name}, {backend}")
     axes.set_xlabel("batch")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,17 @@ def sampling(options: argparse.Namespace, manifest: Manifest) -> Sampling:
     return replace(base, **chosen, more_smooth=options.more_smooth)
 
 
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers separated by commas, for argparse."""
+    parts = text.split(",")
+    if not all(re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}; expected whole numbers separated by commas")
+    return [int(part) for part in parts]
+
+
 def _numbers(text: str) -> float | tuple[float, ...]:
-    numbers = tuple(float(number) for number in text.split(","))
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}; expected a number, or one a scale separated by commas") from None
     return numbers[0] if len(numbers) == 1 else numbers

@@ -5,33 +5,44 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_var.commands import arguments
-from trt_var.errors import UsageError
+from trt_var.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
-    from trt_var.manifest import Manifest
-    from trt_var.measure import Setting
+    from collections.abc import Mapping
 
-LAST_N = 4
+    from trt_var.manifest import Manifest
+    from trt_var.measure import Models, Row, Setting
+    from trt_var.report import Spectrum
+
+LAST_N, MAX_REPEATS = 4, 1000
+DEFAULT = Path("engines/d30-d16")
 
 
 def add(subparsers: Any, name: str) -> None:
     parser = subparsers.add_parser(
         name,
         help="measure latency, throughput and memory; a report with tables and plots",
-        description="Measure a bundle as the CoDe paper does: every N and batch in a process of its own, medians over the "
+        description="Measure bundles as the CoDe paper does: every N and batch in a process of its own, medians over the "
         "repeats, with the decoder and without. Writes report.md, report.json and plots into a folder. Leave the machine "
         "alone meanwhile.",
     )
-    parser.add_argument("--engines", type=Path, default=Path("engines/d30-d16"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--engines", type=Path, action="append", metavar="DIR", help=f"several for one report (default: {DEFAULT})"
+    )
     parser.add_argument("--backend", default="auto", metavar="A[,B…]", help=f"of {', '.join(arguments.BACKENDS)}")
     parser.add_argument(
-        "--n-draft", type=_numbers, metavar="N[,N…]", help="default: the last four of what is served, and both plain models"
+        "--n-draft",
+        type=arguments.whole_numbers,
+        metavar="N[,N…]",
+        help="default: the last four of what is served, and both plain models",
     )
-    parser.add_argument("--batch", type=_numbers, default="1", metavar="B[,B…]", help="default: %(default)s")
+    parser.add_argument("--batch", type=arguments.whole_numbers, default="1", metavar="B[,B…]", help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=3, metavar="n", help="after a first request (default: 3)")
     parser.add_argument("--compare", choices=("eager",), help="also eager PyTorch doing what the published code does")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of eager PyTorch (default: cpu)")
@@ -41,71 +52,107 @@ def add(subparsers: Any, name: str) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-    from trt_var import Pipeline, measure, report
+    from trt_var import measure, report
     from trt_var.bundle import Bundle
 
     report.check_plots()
-    manifest = Bundle.open(options.engines).manifest
-    settings = _settings(options, manifest)
-    _make(options.out)
-    rows = []
-    with tqdm(settings, unit="row", disable=None) as bar:
-        for setting in bar:
-            rows.append(measure.in_process(setting))
-            bar.write(_line(rows[-1]))
-    curves = None
-    if options.spectrum:
-        with Pipeline.load(options.engines, options.backend.split(",")[0]) as pipeline:
-            curves = report.spectrum(pipeline, max(settings[0].n_draft, min(manifest.serves)), options.spectrum)
-    command = shlex.join(["trt-var", *sys.argv[1:]])
-    written = report.write(report.Report(measure.machine(), command, manifest, rows, curves), options.out)
+    manifests = {str(folder): Bundle.open(folder).manifest for folder in options.engines or [DEFAULT]}
+    settings = _settings(options, manifests)
+    for manifest in manifests.values() if options.compare else ():
+        measure.check_eager(manifest, options.device)
+    report.check_folder(options.out)
+    found = report.Report(measure.machine(), shlex.join(["trt-var", *sys.argv[1:]]), manifests, [], None)
+    rows = _measure(settings, lambda rows: report.write_tables(replace(found, rows=rows), options.out))
+    curves = _curves(options, settings[0], next(iter(manifests.values())))
+    written = report.write(replace(found, rows=rows, spectrum=curves), options.out)
     print("\n".join(map(str, written)))
 
 
-def _settings(options: argparse.Namespace, manifest: Manifest) -> list[Setting]:
-    from trt_var.measure import EAGER, Setting
-    from trt_var.requests import MAX_BATCH
+def _measure(settings: list[Setting], keep: Callable[[list[Row]], list[Path]]) -> list[Row]:
+    """Every row; kept after each, so that one that fails loses none."""
+    from tqdm import tqdm
+    from trt_var import measure
 
-    served = manifest.serves
-    chosen = options.n_draft or sorted({*served[-LAST_N - 1 :], *({0} & set(served))}, reverse=True)
-    unknown = sorted(set(chosen) - set(served))
-    if unknown:
-        raise UsageError(f"--n-draft lists {unknown}; this bundle serves {', '.join(map(str, served))}")
-    if not all(1 <= batch <= MAX_BATCH for batch in options.batch):
-        raise UsageError(f"--batch lists {options.batch}; expected 1 to {MAX_BATCH}")
-    if options.repeats < 1 or not 0 <= options.spectrum <= MAX_BATCH:
-        raise UsageError(f"--repeats is {options.repeats}, --spectrum {options.spectrum}; expected 1, and 0 to {MAX_BATCH}")
-    backends = options.backend.split(",")
-    strangers = sorted(set(backends) - set(arguments.BACKENDS))
-    if strangers:
-        raise UsageError(f"--backend lists {', '.join(strangers)}; expected {', '.join(arguments.BACKENDS)}")
-    backends += [EAGER] if options.compare else []
+    rows: list[Row] = []
+    kept: list[Path] = []
+    with tqdm(settings, unit="row", disable=None) as bar:
+        for setting in bar:
+            try:
+                rows.append(measure.in_process(setting))
+            except BackendError as error:
+                raise BackendError(f"{error}{f'; the rows before it are in {kept[0]}' if kept else ''}") from error
+            kept = keep(rows)
+            bar.write(_line(rows[-1]))
+    return rows
+
+
+def _curves(options: argparse.Namespace, first: Setting, manifest: Manifest) -> Spectrum | None:
+    from trt_var import Pipeline, report
+
+    if not options.spectrum:
+        return None
+    with Pipeline.load(first.engines, options.backend.split(",")[0]) as pipeline:
+        return report.spectrum(pipeline, max(first.n_draft, min(manifest.serves)), options.spectrum)
+
+
+def _settings(options: argparse.Namespace, manifests: Mapping[str, Manifest]) -> list[Setting]:
+    """What to measure: every batch, bundle, N that it serves, and backend; eager PyTorch once for bundles of like models."""
+    from trt_var.measure import EAGER, Setting, models
+
+    backends = _checked(options, manifests)
+    chosen: dict[str, list[int]] = {}
+    eager: dict[str, Models] = {}
+    for folder, manifest in manifests.items():
+        served = manifest.serves
+        chosen[folder] = [n for n in dict.fromkeys(options.n_draft or _usual(served)) if n in served]
+        if not chosen[folder]:
+            raise UsageError(f"{folder} serves {', '.join(map(str, served))}, none of --n-draft; leave it out, or add one")
+        if options.compare and not any(models(manifest).alike(other) for other in eager.values()):
+            eager[folder] = models(manifest)
     return [
-        Setting(str(options.engines), backend, n_draft, batch, options.repeats, options.device)
-        for batch in options.batch
-        for n_draft in chosen
-        for backend in backends
+        Setting(folder, backend, n_draft, batch, options.repeats, options.device)
+        for batch in dict.fromkeys(options.batch)
+        for folder in manifests
+        for n_draft in chosen[folder]
+        for backend in (*backends, *([EAGER] if folder in eager else ()))
     ]
 
 
-def _make(folder: Path) -> None:
-    from trt_var.errors import OutputError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+def _usual(served: tuple[int, ...]) -> list[int]:
+    """The last few of what is served, and both plain models."""
+    return sorted({*served[-LAST_N - 1 :], *({0} & set(served))}, reverse=True)
 
 
-def _line(row: Any) -> str:
+def _checked(options: argparse.Namespace, manifests: Mapping[str, Manifest]) -> list[str]:
+    """The backends.
+
+    Raises:
+        UsageError: an option out of range.
+    """
+    from trt_var.requests import MAX_BATCH
+
+    served = sorted({n for manifest in manifests.values() for n in manifest.serves})
+    unknown = sorted(set(options.n_draft or ()) - set(served))
+    if unknown:
+        who = "this bundle serves" if len(manifests) == 1 else "these bundles serve"
+        raise UsageError(f"--n-draft lists {', '.join(map(str, unknown))}; {who} {', '.join(map(str, served))}")
+    if not all(1 <= batch <= MAX_BATCH for batch in options.batch):
+        raise UsageError(f"--batch lists {', '.join(map(str, options.batch))}; expected 1 to {MAX_BATCH}")
+    if not 1 <= options.repeats <= MAX_REPEATS:
+        raise UsageError(f"--repeats is {options.repeats}; expected 1 to {MAX_REPEATS}")
+    if not 0 <= options.spectrum <= MAX_BATCH:
+        raise UsageError(f"--spectrum is {options.spectrum}; expected 0 to {MAX_BATCH}")
+    backends = list(dict.fromkeys(options.backend.split(",")))
+    strangers = sorted(set(backends) - set(arguments.BACKENDS))
+    if strangers:
+        raise UsageError(f"--backend lists {', '.join(strangers)}; expected {', '.join(arguments.BACKENDS)}")
+    return backends
+
+
+def _line(row: Row) -> str:
     setting = row.setting
     return (
-        f"{setting.backend:12} N={setting.n_draft:<2} batch {setting.batch:<3} {row.total:7.2f} s, "
+        f"{setting.engines} {setting.backend:12} N={setting.n_draft:<2} batch {setting.batch:<3} {row.total:7.2f} s, "
         f"{row.total / setting.batch:.2f} each, decoder {row.decoder:.2f} s, "
         f"first {row.first:.2f} s, peak {row.peak / 1e9:.1f} GB"
     )
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from trt_var.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     from trt_var.bundle import Bundle
+    from trt_var.calibration.cache import Recipe
     from trt_var.calibration.observe import Observed
     from trt_var.calibration.quantise import Quantisation
     from trt_var.manifest import Role
@@ -44,7 +45,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate", type=int, default=SAMPLES, metavar="n", help="images to draw for the ranges (default: %(default)s)"
     )
-    parser.add_argument("--ranges", type=Path, metavar="FILE", help="read what was seen, or write it there (.npz)")
+    parser.add_argument(
+        "--ranges", type=Path, metavar="FILE", help="read what was seen with the same settings, or write it (.npz)"
+    )
     parser.add_argument(
         "--mode",
         choices=("int8", "fp8", "weights"),
@@ -83,7 +86,12 @@ class Drawing:
 
 
 def run(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options: argparse.Namespace) -> None:
-    """Calibrate ``bundle``, sweep, write ``target`` quantised to ``out``; the rest is in ``add_options``."""
+    """Calibrate ``bundle``, sweep, write ``target`` quantised to ``out``; the rest is in ``add_options``.
+
+    Raises:
+        UsageError, OutputError: a request that cannot be meant or a place that cannot be written, before anything is drawn.
+        BackendError: ONNX is not installed.
+    """
     from trt_var.bundle import Bundle
 
     try:
@@ -96,16 +104,40 @@ def run(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options: ar
 
     wanted = Quantisation(options.mode, options.method, options.alpha, _groups(bundle, options.groups))
     wanted.check()
-    observed = _observed(bundle, target, drawing, options)
-    if options.groups is None:
-        wanted = _bearing(bundle, observed, wanted, drawing)
-    layers = sum(len(found) for found in observed.values())
-    maps = drawn_maps(bundle, drawing.n_draft, drawing.sampling, drawing.seed) if options.decoder == "int8" else None
-    with appearing(out) as folder, tqdm(total=layers, desc="quantising", disable=None) as bar:
-        quantise(target, observed, wanted, folder, bar.update, maps)
+    _check(bundle, target, out, drawing, options)
+    with appearing(out) as folder:
+        observed = _observed(bundle, drawing, options)
+        if options.groups is None:
+            wanted = _bearing(bundle, observed, wanted, drawing)
+        layers = sum(len(found) for found in observed.values())
+        maps = drawn_maps(bundle, drawing.n_draft, drawing.sampling, drawing.seed) if options.decoder == "int8" else None
+        with tqdm(total=layers, desc="quantising", disable=None) as bar:
+            report = quantise(target, observed, wanted, folder, bar.update, maps)
     _compare(bundle, Bundle.open(out), drawing)
+    if maps is not None:
+        print(f"decoder: with int8 convolutions pictures at {report['decoder']['psnr']:.1f} dB")
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB; next: trt-var run --engines {out}")
+
+
+def _check(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options: argparse.Namespace) -> None:
+    """Refuse before anything is drawn what would be refused, or be of no use, afterwards."""
+    from trt_var.calibration.cache import weights_identity
+    from trt_var.outputs import check_targets
+
+    for one in (bundle, target):
+        if one.manifest.quantised:
+            raise UsageError(f"{one.path} is quantised already; take the bundle that it was made from")
+    if weights_identity(bundle.manifest) != weights_identity(target.manifest):
+        raise UsageError(f"{target.path} is not of the weights of {bundle.path}; --apply-to takes another precision of them")
+    manifest = bundle.manifest
+    useless = {0, len(manifest.schedule)} if "refiner" in manifest.models else set()
+    full = [n for n in manifest.serves if n not in useless]
+    if drawing.n_draft not in full:
+        raise UsageError(f"--n-draft is {drawing.n_draft}; expected one that uses every model: {', '.join(map(str, full))}")
+    if drawing.sampling.more_smooth:
+        raise UsageError("--more-smooth draws through other graphs, which are not quantised; leave it out")
+    check_targets(files=[options.ranges], folders=[out])
 
 
 def _compare(bundle: Bundle, quantised: Bundle, drawing: Drawing) -> None:
@@ -123,7 +155,7 @@ def _compare(bundle: Bundle, quantised: Bundle, drawing: Drawing) -> None:
         )
 
 
-def _observed(bundle: Bundle, target: Bundle, drawing: Drawing, options: argparse.Namespace) -> Observed:
+def _observed(bundle: Bundle, drawing: Drawing, options: argparse.Namespace) -> Observed:
     from tqdm import tqdm
     from trt_var.calibration import cache
     from trt_var.calibration.observe import observe
@@ -131,12 +163,12 @@ def _observed(bundle: Bundle, target: Bundle, drawing: Drawing, options: argpars
     wanted = cache.Recipe(drawing.n_draft, options.calibrate, drawing.seed, drawing.sampling, options.calibrate)
     before: tuple[int, Observed] = (0, {})
     if options.ranges and options.ranges.exists():
-        recipe, observed = cache.load(options.ranges, target.manifest)
+        recipe, observed = cache.load(options.ranges, bundle.manifest)
+        if differing := _differing(recipe, wanted):
+            raise UsageError(f"{options.ranges} was taken with other settings: {differing}; give the same, or remove it")
         print(f"{options.ranges}: {recipe.done} of {recipe.samples} images at N = {recipe.n_draft}")
         if recipe.done == recipe.samples:
             return observed
-        if replace(recipe, done=wanted.done) != wanted:
-            raise UsageError(f"{options.ranges} was begun with other settings ({recipe}); give the same, or remove it")
         before = (recipe.done, observed)
     with tqdm(total=options.calibrate, initial=before[0], desc="calibrating", disable=None) as bar:
 
@@ -146,6 +178,17 @@ def _observed(bundle: Bundle, target: Bundle, drawing: Drawing, options: argpars
                 cache.save(options.ranges, bundle.manifest, replace(wanted, done=done), observed)
 
         return observe(bundle, drawing.n_draft, options.calibrate, drawing.sampling, drawing.seed, before, keep)
+
+
+def _differing(found: Recipe, wanted: Recipe) -> str:
+    """The options that differ, with the values in the file and here."""
+
+    def settings(recipe: Recipe) -> dict[str, object]:
+        return {"n-draft": recipe.n_draft, "calibrate": recipe.samples, "seed": recipe.seed, **asdict(recipe.sampling)}
+
+    here = settings(wanted)
+    pairs = [(name.replace("_", "-"), value, here[name]) for name, value in settings(found).items() if value != here[name]]
+    return ", ".join(f"--{name} {value} (here {now})" for name, value, now in pairs)
 
 
 def _bearing(bundle: Bundle, observed: Observed, wanted: Quantisation, drawing: Drawing) -> Quantisation:

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_var.commands import arguments
+
 if TYPE_CHECKING:
     from trt_var.engines import Batch
 
@@ -38,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--n-draft",
         dest="n_drafts",
-        type=_numbers,
+        type=arguments.whole_numbers,
         default=(),
         metavar="N,N,…",
         help="only the N that will be asked for: fewer profiles, smaller engines (default: all that the bundle serves)",
@@ -65,7 +67,7 @@ def build(bundle: Path, options: argparse.Namespace, graphs: tuple[str, ...] = (
     try:
         out = build_engines(
             EngineRecipe(
-                bundle, options.kind, options.target, options.batch, graphs, options.n_drafts, force, options.shadow
+                bundle, options.kind, options.target, options.batch, graphs, tuple(options.n_drafts), force, options.shadow
             ),
             bars,
         )
@@ -77,17 +79,14 @@ def build(bundle: Path, options: argparse.Namespace, graphs: tuple[str, ...] = (
 
 
 def _names(text: str) -> tuple[str, ...]:
+    """``drafter,decoder`` → its parts."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
 
 
 def _batch(text: str) -> Batch:
     from trt_var.engines import Batch
 
-    sizes = [int(size) for size in text.split(",")]
-    if len(sizes) != 3:
-        raise argparse.ArgumentTypeError("expected three sizes, e.g. 1,8,64")
-    return Batch(*sizes)
+    try:
+        return Batch(*map(int, text.split(",")))
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: expected three sizes, e.g. 1,8,64") from None

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_var.commands import arguments
 from trt_var.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def add(subparsers: Any, name: str) -> None:
     )
     parser.add_argument("--engines", type=Path, required=True, metavar="DIR", help="the bundle")
     parser.add_argument("--device", metavar="GPU", help="l4, l20 (default), l40s, a10, a100, h100, h200, 4090, 5090")
-    parser.add_argument("--batch", type=_batches, default="1,8,64", metavar="B,B,…", help="default: %(default)s")
+    parser.add_argument(
+        "--batch", type=arguments.whole_numbers, default="1,8,64", metavar="B,B,…", help="default: %(default)s"
+    )
     parser.add_argument("--n-draft", type=int, metavar="N", help="default: all scales but two")
     parser.add_argument("--target-latency", type=float, metavar="S", help="seconds a batch at most")
     parser.add_argument("--memory", type=float, metavar="GB", help="gigabytes at most")
@@ -44,7 +47,9 @@ def _plan(options: argparse.Namespace) -> None:
 
     manifest = Bundle.open(options.engines).manifest
     if not all(1 <= batch <= MAX_LISTED for batch in options.batch):
-        raise UsageError(f"--batch lists {options.batch}; expected 1 to {MAX_LISTED}")
+        raise UsageError(f"--batch lists {', '.join(map(str, options.batch))}; expected 1 to {MAX_LISTED}")
+    if options.n_draft is not None and options.n_draft not in manifest.serves:
+        raise UsageError(f"--n-draft is {options.n_draft}; this bundle serves {', '.join(map(str, manifest.serves))}")
     if any(target is not None for target in (options.target_latency, options.memory, options.quality)):
         _choose(options, manifest)
         return
@@ -81,7 +86,10 @@ def _choose(options: argparse.Namespace, manifest: Manifest) -> None:
     targets = choose.Targets(options.target_latency, memory, options.quality)
     candidates = _candidates(options, manifest)
     if options.n_draft is not None:
+        known = ", ".join(map(str, sorted({one.n_draft for one in candidates})))
         candidates = [one for one in candidates if one.n_draft == options.n_draft]
+        if not candidates:
+            raise UsageError(f"there are no times of N = {options.n_draft}, but of {known or 'none'}; measure it")
     wanted = "fastest" if options.quality is not None else "largest N, then the fastest"
     _show(choose.choose(candidates, targets, fids), fids, wanted)
 
@@ -92,7 +100,7 @@ def _candidates(options: argparse.Namespace, manifest: Manifest) -> list[Candida
     if options.report and options.device:
         raise UsageError("--report and --device are given; choose one")
     if options.report:
-        return choose.measured([row for path in options.report for row in choose.read_rows(path)], manifest)
+        return choose.measured([row for path in options.report for row in choose.read_rows(path, manifest)], manifest)
     if not options.device:
         raise UsageError("targets need times: --report FILE from trt-var bench on this machine, or --device for bounds")
     return choose.bounds(manifest, str(options.engines), options.device, options.batch)
@@ -120,7 +128,3 @@ def _text(one: Candidate, fids: dict[int, float]) -> str:
         f"{one.engines} on {one.backend}, N = {one.n_draft}, batch {one.batch}: {one.seconds:.3g} s, "
         f"{one.rate:.3g} images/s, {one.memory / GB:.2f} GB{fid} ({one.origin})"
     )
-
-
-def _batches(text: str) -> list[int]:
-    return [int(size) for size in text.split(",")]

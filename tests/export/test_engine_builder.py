@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
 from trt_var import BackendError, Sampling, UsageError, engines
 from trt_var.bundle import PACKAGED, Bundle, file_sha256
+from trt_var.calibration.decoder import drawn_maps
 from trt_var.calibration.observe import observe
 from trt_var.calibration.quantise import Quantisation, quantise
 from trt_var.cli import main
@@ -100,6 +104,24 @@ class TestRtx:
             assert runs >= len(engine.profiles), layers
             assert layers["gemm Float"] <= runs * (2 * model.depth + 1), layers
 
+    def test_fp8_products_and_int8_convolutions(self, tmp_path: Path) -> None:
+        """Every one of them, in float32 around; a GPU without FP8 is refused in the builder's words."""
+        bundle, settings = Bundle.open(PACKAGED / "digits"), Sampling(top_k=100)
+        maps = drawn_maps(bundle, 4, settings, 0)
+        quantise(bundle, observe(bundle, 4, 4, settings), Quantisation(mode="fp8"), tmp_path, maps=maps)
+        recipe = EngineRecipe(tmp_path, "rtx", "sm89", Batch(1, 2, 4), ("refiner", "decoder"), (4,))
+        found = engines.read_record(build_engines(recipe)).engines
+        layers = found["refiner"].layers
+        runs, rest = divmod(layers["gemm FP8"], 4 * bundle.manifest.models["refiner"].depth + 1)
+        assert rest == 0, layers
+        assert runs >= len(found["refiner"].profiles), layers
+        convolutions = [node for node in onnx.load(bundle.path / "decoder.onnx").graph.node if node.op_type == "Conv"]
+        layers = found["decoder"].layers
+        assert layers["conv Int8"] == len(convolutions), layers
+        assert "conv Float" not in layers
+        with pytest.raises(ExportError, match="cannot build refiner.onnx: .*fp8_e4m3"):
+            build_engines(replace(recipe, target="sm86", graphs=("refiner",)))
+
     def test_weights_are_shared_by_profiles(self, digits: Path, tmp_path: Path) -> None:
         """Not six times the weights: what profiles add is code, which small models feel more than large ones."""
         sizes = []
@@ -162,6 +184,41 @@ def test_a_stopped_build_leaves_nothing(digits: Path, monkeypatch: pytest.Monkey
         simulated(digits, force=True)
     assert [path.name for path in (digits / "tensorrt").iterdir()] == ["simulated-1-host"]
     assert engines.read_record(digits / "tensorrt/simulated-1-host") == before
+
+
+class Timings:
+    """The part of a builder's configuration that knows timings, and takes none but its own."""
+
+    def __init__(self, *taken: bytes) -> None:
+        self.taken, self.used = taken, b"none"
+
+    def create_timing_cache(self, content: bytes) -> bytes:
+        return content
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        self.used = cache if cache in self.taken else self.used
+        return cache in self.taken
+
+
+def test_timings_that_tensorrt_refuses_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = object.__new__(builder.Builder)  # none is installed here
+    part._kind, part._logger = "tensorrt", SimpleNamespace(last=lambda: "of another GPU")
+    file = tmp_path / "x.timings"
+    for content, used, words in (
+        (b"good", b"good", ""),
+        (b"foreign", b"", "(of another GPU): they are replaced"),
+        (b"far too long", b"", "x.timings is larger than 8 bytes"),
+    ):
+        file.write_bytes(content)
+        monkeypatch.setattr(builder, "MAX_TIMINGS", 8)
+        caplog.clear()
+        part._use_timings(config := Timings(b"good", b""), file)
+        assert config.used == used
+        assert words in caplog.text
+        assert bool(caplog.text) == bool(words)
 
 
 def test_tensorrt_says_what_is_missing(digits: Path) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from helpers import assert_close
-from trt_var import choose
+from trt_var import BackendError, choose, measure
+from trt_var.bundle import PACKAGED, Bundle
 from trt_var.cli import main
-from trt_var.manifest import Manifest, decode
+from trt_var.manifest import Manifest, decode, encode
 from trt_var.measure import Row, Setting
+from trt_var.memory import need
 from trt_var.report import radial
 
 MANIFEST = Path(__file__).parents[1] / "data" / "d30-d16-fp16.json"
@@ -63,8 +69,11 @@ def test_radial_spectrum_of_a_wave() -> None:
     ("options", "message"),
     [
         (["--n-draft", "9"], "this bundle serves 0, 1, 2, 3, 4, 5, 6"),
-        (["--batch", "0"], "--batch lists [0]"),
-        (["--repeats", "0"], "--repeats is 0"),
+        (["--batch", "0"], "--batch lists 0;"),
+        (["--repeats", "0"], "--repeats is 0; expected 1 to 1000"),
+        (["--repeats", "1001"], "--repeats is 1001"),
+        (["--spectrum", "-1"], "--spectrum is -1"),
+        (["--compare", "eager"], "the released architectures alone"),
         (["--backend", "quantum"], "--backend lists quantum"),
     ],
 )
@@ -74,11 +83,98 @@ def test_bad_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failed_measurement_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["bench", "--engines", "digits", "--backend", "onnxruntime", "--n-draft", "4", "--compare", "eager"]
-    assert main([*command, "--repeats", "1", "--out", str(tmp_path)]) == 1
-    assert "eager, N = 4, batch 1: " in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+def bench(out: Path, *options: str) -> list[str]:
+    command = ["bench", "--engines", "digits", "--backend", "onnxruntime", "--repeats", "1", "--spectrum", "0"]
+    return [*command, "--out", str(out), *options]
+
+
+def test_a_failed_measurement_keeps_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(setting: Setting) -> Row:
+        if setting.n_draft == 3:
+            raise BackendError("onnxruntime, N = 3, batch 1: out of memory")
+        return row(setting.n_draft, 2.0, engines=setting.engines)
+
+    monkeypatch.setattr("trt_var.measure.in_process", measured)
+    assert main(bench(tmp_path, "--n-draft", "4,3,2")) == 1
+    assert f"N = 3, batch 1: out of memory; the rows before it are in {tmp_path}/report.md" in capsys.readouterr().err
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert [found["setting"]["n_draft"] for found in rows] == [4]
+    assert "CoDe N=4" in (tmp_path / "report.md").read_text()
+
+
+def test_a_failed_child_says_why_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = Setting(str(tmp_path), "onnxruntime", 4, 1, 1)
+    with pytest.raises(BackendError, match=r"^onnxruntime, N = 4, batch 1: no bundle at "):
+        measure.in_process(setting)
+    for error, words in ((MemoryError(), "out of memory"), (RuntimeError("two\nlines"), "two lines")):
+        monkeypatch.setattr(measure, "measure", lambda setting, error=error: (_ for _ in ()).throw(error))
+        assert measure._child(msgspec.json.encode(setting).decode()) == 1
+        assert capsys.readouterr().err.splitlines()[-1] == words
+
+
+@pytest.mark.parametrize("options", [["--n-draft", "a"], ["--batch", "1,,2"], ["--batch", "9" * 5000]])
+def test_no_private_names_in_usage(capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+    for command in ("bench", "plan", "engines"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, *options])
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert re.search("expected (whole numbers|three sizes)|invalid int value: .a.", error)
+        assert " _" not in error
+
+
+def test_out_under_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trt_var.measure.in_process", lambda setting: pytest.fail("something was measured"))
+    (tmp_path / "file").write_text("x")
+    for place in ("file", "file/bench"):
+        assert main(bench(tmp_path / place)) == 1
+        assert "cannot write" in capsys.readouterr().err
+
+
+def test_several_bundles_in_one_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the same models quantised, one of other models: all in Table 1; plan takes the rows of its own models alone."""
+    shutil.copytree(PACKAGED / "digits", tmp_path / "int8")
+    shutil.copytree(PACKAGED / "digits", tmp_path / "other")
+    manifest = Bundle.open("digits").manifest
+    drafter = msgspec.structs.replace(manifest.models["drafter"], depth=7)
+    for name, change in (
+        ("int8", {"quantised": {"drafter": {"fc1": "int8"}}}),
+        ("other", {"models": {"drafter": drafter}, "serves": (6,)}),
+    ):
+        (tmp_path / name / "manifest.json").write_bytes(encode(msgspec.structs.replace(manifest, **change)))
+
+    def measured(setting: Setting) -> Row:
+        found = row(setting.n_draft, 1.0 + setting.n_draft, setting.batch, setting.engines)
+        return msgspec.structs.replace(found, setting=setting, scales=found.scales[:6], drops_outputs=False)
+
+    monkeypatch.setattr("trt_var.measure.in_process", measured)
+    several = [part for name in ("int8", "other") for part in ("--engines", str(tmp_path / name))]
+    assert main(bench(tmp_path / "out", *several, "--n-draft", "6,4")) == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert [(Path(one["setting"]["engines"]).name, one["setting"]["n_draft"]) for one in report["rows"]] == [
+        *(("digits", 6), ("digits", 4), ("int8", 6), ("int8", 4), ("other", 6))
+    ]
+    assert [bundle["precision"] for bundle in report["bundles"].values()] == ["fp32", "fp32, quantised", "fp32"]
+    text = (tmp_path / "out/report.md").read_text()
+    assert "| other: VAR-d7 | 1 | 7 | 6.5 |" in text
+    assert "| int8: CoDe N=4 | 1 | 5 | 4.5 | 0.2 | 0.222 | 1.44× |" in text
+    cache = f"{need(manifest, 4, 1, drops_outputs=False).cache / 1e9:.3f}"
+    assert re.search(rf"\| digits: CoDe N=4, onnxruntime \| 1 \| [\d.]+ \| {cache} \|", text)
+    capsys.readouterr()
+    assert (
+        main(["plan", "--engines", "digits", "--target-latency", "60", "--report", str(tmp_path / "out/report.json")]) == 0
+    )
+    found = capsys.readouterr().out
+    assert "int8 on onnxruntime, N = 6" in found
+    assert "other" not in found
+    assert main(bench(tmp_path / "out", *several, "--n-draft", "4")) == 2
+    assert "other serves 6, none of --n-draft" in capsys.readouterr().err
 
 
 def test_largest_n_under_a_latency(manifest: Manifest) -> None:
@@ -145,7 +241,51 @@ def test_bad_targets(capsys: pytest.CaptureFixture[str], options: list[str], mes
     assert message in capsys.readouterr().err
 
 
-def test_not_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "r.json").write_text('{"rows": [{"setting": 1}]}')
+def test_not_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "r.json"
+    command = ["plan", "--engines", "digits", "--memory", "1", "--report", str(file)]
+    for content, words in (
+        (b'{"bundles": {}, "rows": [{"setting": 1}]}', "not a report of trt-var bench"),
+        (b'{"rows": "\xff"}', "not a report of trt-var bench"),
+        (b"[" * 2000, "larger than 1000 bytes"),
+    ):
+        monkeypatch.setattr(choose, "MAX_REPORT", 1000)
+        file.write_bytes(content)
+        assert main(command) == 2
+        assert words in capsys.readouterr().err
+    file.unlink()
+    os.mkfifo(file)
+    assert main(command) == 2
+    assert "is not a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"total": 0.0}, "times that are not all finite and above 0"),
+        ({"decoder": -1.0}, "times that are not"),
+        ({"scales": [0.1] * 5 + [-0.1]}, "times that are not"),
+        ({"scales": [0.1] * 5}, "5 scales, expected 6"),
+        ({"n_draft": 7}, "N = 7, expected 0, 1, 2, 3, 4, 5, 6"),
+        ({"batch": 0}, "batch 0, expected 1 to 256"),
+        ({"batch": 257}, "batch 257"),
+        ({"peak": -1}, "memory that is not above 0"),
+        ({"schedule": (1, 2, 3, 4, 6, 16)}, "measured other models (x), not those of --engines"),
+    ],
+)
+def test_rows_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], words: str) -> None:
+    of_setting = {key: change[key] for key in ("n_draft", "batch") if key in change}
+    of_row = {key: change[key] for key in ("total", "decoder", "scales", "peak") if key in change}
+    setting = msgspec.structs.replace(Setting("x", "onnxruntime", 4, 1, 1), **of_setting)
+    found = msgspec.structs.replace(row(4, 1.0), **({"scales": [0.1] * 6} | of_row), setting=setting)
+    models = measure.models(Bundle.open("digits").manifest)
+    models = msgspec.structs.replace(models, schedule=change.get("schedule", models.schedule))
+    (tmp_path / "r.json").write_bytes(msgspec.json.encode({"bundles": {"x": models}, "rows": [found]}))
     assert main(["plan", "--engines", "digits", "--memory", "1", "--report", str(tmp_path / "r.json")]) == 2
-    assert "not a report of trt-var bench" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
+
+
+def test_plan_names_the_n(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for target in ([], ["--memory", "1", "--device", "l4"]):
+        assert main(["plan", "--engines", "digits", "--n-draft", "77", *target]) == 2
+        assert "--n-draft is 77; this bundle serves 0, 1, 2, 3, 4, 5, 6" in capsys.readouterr().err
