@@ -16,17 +16,15 @@ def main() -> None:
     rows = [row for row in report["rows"] if row["setting"]["batch"] == BATCH]
     if not rows:
         sys.exit(f"{sys.argv[1]} has no batch of {BATCH}; run trt-var bench --batch {BATCH}")
-    backends = sorted({row["setting"]["backend"] for row in rows})
+    columns = sorted({(row["setting"]["engines"], row["setting"]["backend"]) for row in rows})
     print(f"Seconds for {BATCH} images, decoder left out; {report['machine']}")
-    print("| N | published, L20 | " + " | ".join(backends) + " |")
-    print("|---" * (len(backends) + 2) + "|")
+    print("| N | published, L20 | " + " | ".join(f"{Path(engines).name}, {backend}" for engines, backend in columns) + " |")
+    print("|---" * (len(columns) + 2) + "|")
     for n_draft, published in PUBLISHED.items():
-        found = {
-            row["setting"]["backend"]: row["total"] - row["decoder"] for row in rows if row["setting"]["n_draft"] == n_draft
-        }
-        print(
-            f"| {n_draft} | {published} | " + " | ".join(f"{found[b]:.2f}" if b in found else "–" for b in backends) + " |"
-        )
+        chosen = [row for row in rows if row["setting"]["n_draft"] == n_draft]
+        found = {(row["setting"]["engines"], row["setting"]["backend"]): row["total"] - row["decoder"] for row in chosen}
+        cells = (f"{found[column]:.2f}" if column in found else "–" for column in columns)
+        print(f"| {n_draft} | {published} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
