@@ -12,7 +12,7 @@ python -m pytest tests/gpu -rs
 echo "== building $drafter + $refiner, float16 =="
 # shellcheck disable=SC2086
 [[ -e $out/manifest.json ]] || trt-var build --drafter "$drafter" --refiner "$refiner" $vae --precision fp16 --out "$out"
-ls -d "$out"/tensorrt/tensorrt-* 2>/dev/null || trt-var engines "$out" --n-draft 6,7,8,9,10 --batch 1,8,64
+ls -d "$out"/tensorrt/tensorrt-* 2>/dev/null || trt-var engines "$out" --n-draft 6,7,8,9,10 --shadow --batch 1,8,64
 for plan in "$out"/tensorrt/tensorrt-*/{drafter,refiner}.plan; do
     polygraphy inspect model "$plan" --model-type engine --show layers > "${plan%.plan}.layers.txt" || true
 done

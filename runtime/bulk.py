@@ -13,11 +13,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from trt_var import arrays
 from trt_var import manifest as manifests
 from trt_var.errors import OutputError, UsageError
 from trt_var.files import replacing
+from trt_var.manifest import Manifest
 from trt_var.pipeline import Pipeline
-from trt_var.requests import MAX_IMAGES, prepare
+from trt_var.requests import MAX_IMAGES, Run, check_series, whole
 from trt_var.sampling import Sampling
 
 log = logging.getLogger(__name__)
@@ -47,9 +49,10 @@ class Bulk:
     shard: int = 256
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num <= MAX_NUM:
+        whole(self.seed, "seed")
+        if not 1 <= whole(self.num, "num") <= MAX_NUM:
             raise UsageError(f"num is {self.num}; expected 1 to {MAX_NUM}")
-        if not 1 <= self.shard <= MAX_IMAGES:
+        if not 1 <= whole(self.shard, "shard") <= MAX_IMAGES:
             raise UsageError(f"shard is {self.shard}; expected 1 to {MAX_IMAGES} images a file")
 
     def labels(self, classes: int) -> NDArray[np.int64]:
@@ -62,7 +65,10 @@ class Bulk:
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """What makes the images of a folder what they are; a run goes on only where all of it is the same."""
+    """What makes the images of a folder what they are; a run goes on only where all of it is the same.
+
+    ``batch_size`` is there where rounding depends on it: everywhere but in float32.
+    """
 
     num: int
     seed: int
@@ -71,6 +77,7 @@ class Recipe(msgspec.Struct, frozen=True):
     shard: int
     bundle: str
     backend: str
+    batch_size: int | None = None
 
 
 def sample(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progress | None = None) -> list[Path]:
@@ -89,15 +96,15 @@ def sample(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progress | None 
         UsageError: a value out of range; or the folder holds other images, or something else.
         OutputError: another process writes there, or the disk is full; what is finished stays.
     """
-    manifest, ends = pipeline.manifest, [bulk.seed, bulk.seed + bulk.num - 1]
-    prepare(manifest, (), [0, 0], ends, bulk.n_draft, bulk.sampling, bulk.batch_size)
+    manifest, ends = pipeline.manifest, (bulk.seed, bulk.seed + bulk.num - 1)
+    checked = check_series(manifest, ends, bulk.n_draft, bulk.sampling, bulk.batch_size)
     with _claimed(out):
-        _check_recipe(pipeline, bulk, out)
+        _check_recipe(pipeline, bulk, checked, out)
         labels, paths = bulk.labels(manifest.classes), []
         for index, span in enumerate(bulk.spans()):
             paths.append(out / f"shard-{index:05d}.npz")
             seeds = range(bulk.seed + span.start, bulk.seed + span.stop)
-            if _is_whole(paths[-1], np.array(seeds, np.uint64)):
+            if _is_whole(paths[-1], manifest, labels[span], np.array(seeds, np.uint64)):
                 if progress:
                     progress(len(seeds))
                 continue
@@ -122,35 +129,61 @@ def read_images(shards: list[Path]) -> Iterator[NDArray[np.uint8]]:
             yield arrays["images"]
 
 
-def _is_whole(path: Path, seeds: NDArray[np.uint64]) -> bool:
-    """Whether a shard is there with all its arrays, of the expected seeds; what is not is drawn again."""
+def _is_whole(path: Path, manifest: Manifest, labels: NDArray[np.int64], seeds: NDArray[np.uint64]) -> bool:
+    """Whether a shard is there with all its arrays, of the expected labels and seeds; what is not is drawn again."""
     if not path.exists():
         return False
+    count, side, length = len(seeds), manifest.image_side, sum(side**2 for side in manifest.schedule)
+    expected = {
+        "images": ((count, side, side, 3), ("uint8",)),
+        "tokens": ((count, length), ("uint16",)),
+        "labels": ((count,), ("int64",)),
+        "seeds": ((count,), ("uint64",)),
+    }
+    reason: object = "not what was written"
     try:
-        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
-            if archive.testzip() is None and np.array_equal(arrays["seeds"], seeds):
+        arrays.check_npz(path, expected)
+        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as found:
+            right = np.array_equal(found["labels"], labels) and np.array_equal(found["seeds"], seeds)
+            if right and archive.testzip() is None:
                 return True
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        log.warning("%s is damaged (%s) and drawn again", path, error)
-        return False
-    log.warning("%s is damaged and drawn again", path)
+    except arrays.UNREADABLE as error:
+        reason = error
+    log.warning("%s is damaged (%s) and drawn again", path, reason)
     return False
 
 
-def _check_recipe(pipeline: Pipeline, bulk: Bulk, out: Path) -> None:
-    fingerprint = hashlib.sha256(manifests.encode(pipeline.manifest)).hexdigest()
-    recipe = Recipe(bulk.num, bulk.seed, bulk.n_draft, bulk.sampling, bulk.shard, fingerprint, pipeline.backend)
+def _depends_on_the_batch(pipeline: Pipeline) -> bool:
+    """Whether rounding does: in float32 the tokens are the same in any batch."""
+    manifest = pipeline.manifest
+    exact = manifest.precision == "fp32" and manifest.quantised is None and "float32 arithmetic" in pipeline.backend
+    return not exact
+
+
+def _check_recipe(pipeline: Pipeline, bulk: Bulk, checked: Run, out: Path) -> None:
+    recipe = Recipe(
+        bulk.num,
+        bulk.seed,
+        checked.n_draft,
+        checked.sampling,
+        bulk.shard,
+        hashlib.sha256(manifests.encode(pipeline.manifest)).hexdigest(),
+        pipeline.backend,
+        bulk.batch_size if _depends_on_the_batch(pipeline) else None,
+    )
+    data = msgspec.json.encode(recipe, enc_hook=lambda number: number.item())  # NumPy's numbers
+    recipe = msgspec.json.decode(data, type=Recipe)
     path = out / RECIPE
     if not path.exists():
         strangers = [found.name for found in out.iterdir() if found.name != LOCK and not found.name.startswith(f".{RECIPE}")]
         if strangers:
             raise UsageError(f"{out} holds {strangers[0]} and no {RECIPE}; choose an empty or a new folder")
         with replacing(path) as file:
-            file.write(msgspec.json.format(msgspec.json.encode(recipe)) + b"\n")
+            file.write(msgspec.json.format(data) + b"\n")
         return
     try:
         found = msgspec.json.decode(path.read_bytes(), type=Recipe)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not a valid recipe ({error}); choose another folder") from error
     pairs = [(name, getattr(found, name), getattr(recipe, name)) for name in recipe.__struct_fields__]
     different = [f"{name} {there} there, {asked} asked for" for name, there, asked in pairs if there != asked]

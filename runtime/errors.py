@@ -15,6 +15,11 @@ TrtVarError
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """One line that a terminal shows as it is: control characters, line breaks too, are written as escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 class TrtVarError(Exception):
     """Base of every error that this package raises on purpose. The message says what to do."""
 

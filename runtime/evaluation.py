@@ -10,11 +10,12 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from trt_var import backends
+from trt_var import arrays, backends
 from trt_var.bundle import Bundle
 from trt_var.errors import BundleError, UsageError
 from trt_var.pipeline import Pipeline
@@ -41,16 +42,7 @@ class Judge:
             raise BundleError(f"{bundle.path} holds no judge; name a bundle that does with --judge, e.g. --judge digits")
         self.accuracy, self.classes, self.side = judge.accuracy, bundle.manifest.classes, bundle.manifest.image_side
         self._width = judge.features
-        path = bundle.file(judge.reference)
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                self._mean, self._covariance = arrays["mean"], arrays["covariance"]
-        except (ValueError, OSError, KeyError) as error:
-            raise BundleError(f"{path} holds no mean and covariance ({error}); build the bundle again") from error
-        if self._mean.shape != (self._width,) or self._covariance.shape != (self._width, self._width):
-            raise BundleError(
-                f"{path} has shapes {self._mean.shape}, {self._covariance.shape}; expected {self._width} features"
-            )
+        self._mean, self._covariance = _reference(bundle.file(judge.reference), judge.features)
         self._backend = backends.create()
         self._graph = self._backend.load(bundle.graph(judge.graph), exact=True)
 
@@ -77,6 +69,20 @@ class Judge:
         features = self._backend.empty((len(images), self._width), np.float32)
         self._graph.run({"images": self._backend.upload(images)}, {"logits": logits, "features": features})
         return self._backend.download(logits).argmax(1), self._backend.download(features)
+
+
+def _reference(path: Path, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean [F] and covariance [F, F] of the real pictures' features."""
+    floats = ("float32", "float64")
+    try:
+        arrays.check_npz(path, {"mean": ((width,), floats), "covariance": ((width, width), floats)})
+        with np.load(path, allow_pickle=False) as found:
+            mean, covariance = found["mean"].astype(np.float64), found["covariance"].astype(np.float64)
+    except arrays.UNREADABLE as error:
+        raise BundleError(f"{path} holds no mean and covariance ({error}); build the bundle again") from error
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise BundleError(f"{path} holds values that are not finite; build the bundle again")
+    return mean, covariance
 
 
 def frechet_distance(

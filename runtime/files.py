@@ -13,6 +13,8 @@ from typing import IO
 from trt_var.errors import BundleExistsError, OutputError
 from trt_var.manifest import FILE_NAME
 
+SHOWN = 40  # characters of a name that a temporary one begins with, so that it is never too long itself
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
@@ -23,7 +25,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     partial: str | None = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:SHOWN]}.", delete=False) as file:
             partial = file.name
             yield file
         Path(partial).chmod(0o666 & ~_umask())
@@ -57,7 +59,7 @@ def appearing(out: Path) -> Iterator[Path]:
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.building-"))
+        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:SHOWN]}.building-"))
         try:
             yield folder
             folder.chmod(0o755)
@@ -75,16 +77,17 @@ def _umask() -> int:
 
 
 def _put_in_place(folder: Path, out: Path) -> None:
-    """Rename a finished folder; an older one steps aside first and goes when the new one is there."""
+    """Rename a finished folder; an older one steps aside first, goes when the new one is there, and else comes back."""
     if not out.exists():
         folder.rename(out)
         return
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.replaced-"))
-    out.rename(aside / out.name)
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:SHOWN]}.replaced-"))
     try:
+        out.rename(aside / "old")
         folder.rename(out)
-    except OSError:
-        (aside / out.name).rename(out)
+    except BaseException:  # Ctrl-C may come between the two
+        if not out.exists():
+            (aside / "old").rename(out)
+        shutil.rmtree(aside, ignore_errors=True)  # empty, or the new one is there
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)

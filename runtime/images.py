@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import math
+import struct
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from trt_var.errors import OutputError
-from trt_var.files import replacing
+from trt_var.files import appearing, replacing
+from trt_var.outputs import LARGEST, picture_format
 
 if TYPE_CHECKING:
     from trt_var.results import Generation
 
-GREY, ROW = 128, 10
+GREY, ROW, GAP = 128, 10, 2
 STEP_MS, LAST_MS = 400, 2000
+# what Pillow's writers raise for pictures that a format does not take
+UNWRITABLE = (ValueError, LookupError, OverflowError, TypeError, SyntaxError, SystemError, struct.error)
 
 
-def grid(images: NDArray[np.uint8], columns: int | None = None, gap: int = 2) -> NDArray[np.uint8]:
+def grid_size(count: int, side: int, columns: int | None = None) -> tuple[int, int]:
+    """Width and height of a ``grid`` of square images."""
+    columns = columns or math.ceil(math.sqrt(count))
+    return columns * (side + GAP) - GAP, math.ceil(count / columns) * (side + GAP) - GAP
+
+
+def check_size(path: Path, size: tuple[int, int]) -> None:
+    """Refuse a picture that its format cannot hold, before anything is computed.
+
+    Raises:
+        OutputError: more pixels on a side than the format takes.
+    """
+    kind = picture_format(path, moving=True)
+    if max(size) > LARGEST[kind]:
+        raise OutputError(
+            f"cannot write {path}: {size[0]}×{size[1]} pixels, and a {kind} picture has at most {LARGEST[kind]} a side; "
+            "use .png, or fewer images"
+        )
+
+
+def grid(images: NDArray[np.uint8], columns: int | None = None, gap: int = GAP) -> NDArray[np.uint8]:
     """Images [n, H, W, 3] side by side, white between them, in a nearly square grid or with so many columns."""
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
@@ -36,61 +62,34 @@ def beside(image: NDArray[np.uint8], mask: NDArray[np.bool_], results: NDArray[n
     return grid(np.concatenate([image[None], marked[None], results]), columns=min(len(results) + 2, ROW))
 
 
-def picture_format(path: Path) -> str:
-    """Pillow's format for a file name.
-
-    Raises:
-        OutputError: a suffix that is no picture format.
-    """
-    from PIL import Image
-
-    known = Image.registered_extensions()
-    if path.suffix.lower() not in known:
-        raise OutputError(f"cannot write {path}: {path.suffix!r} is no picture format; use .png, .jpg or .webp")
-    return known[path.suffix.lower()]
-
-
 def save_steps(path: Path, frames: list[NDArray[np.uint8]]) -> None:
     """Write what is known after every scale, frames [n, H, W, 3]: an animation, or a row an image in any other format.
 
     Raises:
-        OutputError: unknown suffix, no such folder, disk full.
+        OutputError: unknown suffix, no such folder, disk full, too large for the format.
     """
     from PIL import Image
 
-    if picture_format(path) != "GIF":
+    if picture_format(path, moving=True) != "GIF":
         rows = np.stack(frames, 1).reshape(-1, *frames[0].shape[1:])
         save_picture(path, grid(rows, columns=len(frames)))
         return
     sheets = [Image.fromarray(grid(frame)) for frame in frames]
     shown = [STEP_MS] * (len(sheets) - 1) + [LAST_MS]
-    with replacing(path) as file:
-        sheets[0].save(file, format="GIF", save_all=True, append_images=sheets[1:], duration=shown, loop=0)
-
-
-def check_target(path: Path, picture: bool = True) -> None:
-    """Refuse what cannot be written before anything is computed.
-
-    Raises:
-        OutputError: no such folder, or a suffix that is no picture format.
-    """
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
-    if picture:
-        picture_format(path)
+    options: dict[str, Any] = {"format": "GIF", "save_all": True, "append_images": sheets[1:], "duration": shown, "loop": 0}
+    _save(path, lambda file: sheets[0].save(file, **options))
 
 
 def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write an [H, W, 3] array in the format of the file's suffix.
 
     Raises:
-        OutputError: unknown suffix, no such folder, disk full.
+        OutputError: unknown suffix, no such folder, disk full, too large for the format.
     """
     from PIL import Image
 
     kind = picture_format(path)
-    with replacing(path) as file:
-        Image.fromarray(pixels).save(file, format=kind)
+    _save(path, lambda file: Image.fromarray(pixels).save(file, format=kind))
 
 
 def save_npz(path: Path, **arrays: NDArray[Any]) -> None:
@@ -104,14 +103,32 @@ def save_npz(path: Path, **arrays: NDArray[Any]) -> None:
 
 
 def save_folder(folder: Path, result: Generation) -> None:
-    """Write one PNG an image, named by position, label and seed.
+    """Write one PNG an image, named by position, label and seed; they appear when all are written.
 
     Raises:
         OutputError: the folder cannot be made or written.
     """
+    if not folder.exists():
+        with appearing(folder) as fresh:
+            _save_each(fresh, result)
+        return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as partial:
+            _save_each(Path(partial), result)
+            for path in sorted(Path(partial).iterdir()):
+                path.replace(folder / path.name)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _save_each(folder: Path, result: Generation) -> None:
     for i, (pixels, label, seed) in enumerate(zip(result.images, result.labels, result.seeds, strict=True)):
         save_picture(folder / f"{i:05d}-class{label}-seed{seed}.png", pixels)
+
+
+def _save(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    try:
+        with replacing(path) as file:
+            write(file)
+    except UNWRITABLE as error:
+        raise OutputError(f"cannot write {path}: {error}") from error

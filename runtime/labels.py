@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 
 from trt_var.errors import UsageError
+
+NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
+LONGEST = 200  # characters of a name; no class has so long a one
 
 
 def resolve(labels: Sequence[int | str], names: Sequence[str], classes: int) -> list[int]:
     """Class numbers of labels given as numbers or names.
 
-    ``names`` has one line of comma-separated names a class, or nothing.
+    ``names`` has one line of comma-separated names a class, or nothing. The number ``classes`` is the null class, which
+    guidance contrasts all others with: an image of no class in particular, to which guidance does nothing.
 
     Raises:
         UsageError: a number out of range, an unknown name (with close ones), or a name of several classes.
@@ -24,12 +29,13 @@ def resolve(labels: Sequence[int | str], names: Sequence[str], classes: int) -> 
 
 
 def _resolve(label: int | str, index: dict[str, list[int]], names: Sequence[str], classes: int) -> int:
-    text = str(label).strip()
-    if text.lstrip("+-").isdecimal():
-        number = int(text)
-        if not 0 <= number < classes:
-            raise UsageError(f"label {number} is out of range; this bundle has classes 0 to {classes - 1}")
-        return number
+    if not isinstance(label, str):
+        return _number(label, classes)
+    text = label.strip()
+    if NUMBER.fullmatch(text):
+        return _number(int(text), classes)
+    if len(text) > LONGEST:
+        raise UsageError(f"label {text[:20]!r}… has {len(text)} characters; give a class number or name")
     found = index.get(_fold(text), [])
     if len(found) == 1:
         return found[0]
@@ -39,6 +45,14 @@ def _resolve(label: int | str, index: dict[str, list[int]], names: Sequence[str]
     close = difflib.get_close_matches(_fold(text), index, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"give a number from 0 to {classes - 1}"
     raise UsageError(f"label {text!r} is not a class of this bundle; {hint}")
+
+
+def _number(number: int, classes: int) -> int:
+    if 0 <= number <= classes:
+        return number
+    raise UsageError(
+        f"label {number} is out of range; this bundle has classes 0 to {classes - 1}, and {classes} for no class"
+    )
 
 
 def _fold(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr"}  # o
 MAX_PIXELS = 64_000_000
 LIMIT = f"{MAX_PIXELS / 1e6:g} million pixels"
 HALF = 128
+# what Pillow's readers raise for damaged files and damaged EXIF
+UNREADABLE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error
+)  # fmt: skip
 
 Box = tuple[int, int, int, int]
 
@@ -67,13 +72,18 @@ def read_picture(path: Path, side: int) -> Picture:
 def read_mask(path: Path, size: tuple[int, int], side: int) -> NDArray[np.bool_]:
     """Read a mask, white where the picture is redrawn, and crop and resize it as the picture of ``size`` was: bool [S, S].
 
+    What is transparent in it counts as black.
+
     Raises:
         DataError: as ``read_picture``; or its size is neither the picture's nor S × S.
     """
     from PIL import Image, ImageOps
 
     with _opened(path) as opened:
-        mask = ImageOps.exif_transpose(opened).convert("L")
+        image = ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+        mask = image.convert("L")
     if mask.size not in (size, (side, side)):
         raise DataError(
             f"{path} has {mask.width}×{mask.height} pixels; a mask is as large as the picture, {size[0]}×{size[1]}, "
@@ -105,7 +115,7 @@ def _opened(path: Path) -> Iterator[Image]:
 
     try:
         with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
+            warnings.simplefilter("ignore")  # of sizes, where the limit below is stricter, and of odd metadata
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{path} has {image.width}×{image.height} pixels; expected at most {MAX_PIXELS / 1e6:g} million"
@@ -118,8 +128,8 @@ def _opened(path: Path) -> Iterator[Image]:
         raise DataError(f"{path} is too large ({error}); expected at most {LIMIT}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no PNG, JPEG or WebP picture") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's readers raise all three for damaged files
-        reason = getattr(error, "strerror", None) or error
+    except UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
         raise DataError(f"cannot read {path}: {reason}") from error
 
 

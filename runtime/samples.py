@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from trt_var import images as pictures
-from trt_var.errors import BackendError, UsageError
+from trt_var.errors import BackendError, OutputError, UsageError
 from trt_var.files import replacing
 from trt_var.pipeline import Pipeline
+from trt_var.requests import check_series, whole
 from trt_var.results import Generation
 from trt_var.sampling import Sampling
 
@@ -41,8 +42,18 @@ class Series:
     batch_size: int = 50
 
     def __post_init__(self) -> None:
-        if self.per_class < 1 or self.batch_size < 1:
+        if whole(self.per_class, "per_class") < 1 or whole(self.batch_size, "batch_size") < 1:
             raise UsageError(f"per_class is {self.per_class}, batch_size is {self.batch_size}; expected 1 or more")
+        whole(self.seed, "seed")
+
+    def check(self, pipeline: Pipeline, rounds: int = 1) -> None:
+        """Look at all that ``draw`` will ask for, and at the seeds of further rounds, without drawing.
+
+        Raises:
+            UsageError: the first value that cannot be meant.
+        """
+        last = self.seed + rounds * len(self.labels(pipeline)) - 1
+        check_series(pipeline.manifest, (self.seed, last), self.n_draft, self.sampling, self.batch_size)
 
     def labels(self, pipeline: Pipeline) -> NDArray[np.int64]:
         """The class of every image.
@@ -86,17 +97,24 @@ def write_images(path: Path, num: int, side: int, pieces: Iterable[NDArray[np.ui
     """Write ``num`` images that come in pieces [n, side, side, 3] as ``arr_0`` of an npz, one piece in memory at a time.
 
     Raises:
-        OutputError: the file cannot be written; nothing is left behind.
+        OutputError: the file cannot be written, or other images came than ``num`` of that size; nothing is left behind.
     """
+    shape, written = (num, side, side, 3), 0
     with (
         replacing(path) as file,
         zipfile.ZipFile(file, "w") as archive,
         archive.open("arr_0.npy", "w", force_zip64=True) as array,
     ):
-        shape = (num, side, side, 3)
         np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for images in pieces:
+            if images.dtype != np.uint8 or images.shape[1:] != shape[1:]:
+                raise OutputError(
+                    f"cannot write {path}: images of shape {images.shape} {images.dtype}, expected {shape} uint8"
+                )
             array.write(np.ascontiguousarray(images).data)
+            written += len(images)
+        if written != num:
+            raise OutputError(f"cannot write {path}: {written} images came, expected {num}")
 
 
 def fidelity(real: Path, pipeline: Pipeline, series: Series, progress: Progress | None = None) -> dict[str, float]:

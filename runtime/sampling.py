@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,8 @@ from trt_var.errors import UsageError
 
 MAX_CFG = 100.0
 MAX_TEMPERATURE = 100.0
+MIN_TEMPERATURE = 1e-3
+MIN_TOP_P = 1e-6
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Sampling:
     Attributes:
         cfg: strength of classifier-free guidance at the last scale; it ramps up linearly from 0 at the first.
         top_k: how many of the likeliest tokens stay; 1 is greedy.
-        top_p: probability mass that stays, in (0, 1].
-        temperature: one for all scales, or one for each.
+        top_p: probability mass that stays, 1e-6 to 1.
+        temperature: one for all scales, or one for each, 1e-3 to 100.
         more_smooth: average codebook rows instead of taking the drawn one: smoother pictures, for the eye alone.
     """
 
@@ -44,19 +45,30 @@ class Sampling:
         Raises:
             UsageError: naming the value, its range and, for top_k, the limit of the bundle.
         """
-        if not (math.isfinite(self.cfg) and 0 <= self.cfg <= MAX_CFG):
-            raise UsageError(f"cfg is {self.cfg}; expected a number from 0 to {MAX_CFG:g}")
-        if not 1 <= self.top_k <= max_top_k:
+        if not _lies_in(self.cfg, 0, MAX_CFG):
+            raise UsageError(f"cfg is {self.cfg!r}; expected a number from 0 to {MAX_CFG:g}")
+        if not (_lies_in(self.top_k, 1, max_top_k) and isinstance(self.top_k, (int, np.integer))):
             raise UsageError(
-                f"top_k is {self.top_k}; this bundle takes 1 to {max_top_k} (build with a larger --max-top-k for more)"
+                f"top_k is {self.top_k!r}; this bundle takes 1 to {max_top_k} (build with a larger --max-top-k for more)"
             )
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p is {self.top_p}; expected above 0 and at most 1")
+        if not _lies_in(self.top_p, MIN_TOP_P, 1):
+            raise UsageError(f"top_p is {self.top_p!r}; expected a number from {MIN_TOP_P:g} to 1")
         temperatures = self.temperatures(scales)
         if len(temperatures) != scales:
             raise UsageError(f"temperature has {len(temperatures)} values; expected 1 or {scales}, one a scale")
-        if not all(math.isfinite(t) and 0 < t <= MAX_TEMPERATURE for t in temperatures):
-            raise UsageError(f"temperature is {self.temperature}; expected numbers above 0 and at most {MAX_TEMPERATURE:g}")
+        if not all(_lies_in(t, MIN_TEMPERATURE, MAX_TEMPERATURE) for t in temperatures):
+            raise UsageError(
+                f"temperature is {self.temperature!r}; expected numbers from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+            )
+        if not isinstance(self.more_smooth, bool):
+            raise UsageError(f"more_smooth is {self.more_smooth!r}; expected True or False")
+
+
+def _lies_in(value: object, smallest: float, largest: float) -> bool:
+    """Whether it is a number, no bool, of a range; NaN lies in none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    return bool(smallest <= value <= largest)
 
 
 PRESETS = {"default": Sampling(), "code": Sampling(), "var": Sampling(top_k=900)}
@@ -79,10 +91,13 @@ def preset(name: str, scales: int, vocabulary: int) -> Sampling:
 
 
 def gumbel(seeds: Sequence[int], length: int, vocabulary: int) -> NDArray[np.float32]:
-    """Gumbel noise for every token of every position [L, B, V]: a stream of the seed, apart from that of ``uniforms``."""
+    """Gumbel noise for every token of every position [L, B, V]: a stream of the seed, apart from that of ``uniforms``.
+
+    Exponential numbers come as small as 0, whose logarithm is none.
+    """
     streams = [np.random.Generator(np.random.Philox(key=seed).jumped()) for seed in seeds]
     drawn = [stream.standard_exponential((length, vocabulary), dtype=np.float32) for stream in streams]
-    return -np.log(np.stack(drawn, axis=1))
+    return -np.log(np.maximum(np.stack(drawn, axis=1), np.finfo(np.float32).tiny))
 
 
 def uniforms(seeds: Sequence[int], length: int) -> NDArray[np.float32]:

@@ -26,8 +26,9 @@ def add(subparsers: Any, name: str) -> None:
 def _demo(options: argparse.Namespace) -> None:
     import numpy as np
     from trt_var import Pipeline, images
+    from trt_var.outputs import check_targets
 
-    images.check_target(options.out)
+    check_targets([options.out])
     started = time.monotonic()
     with Pipeline.load("digits") as pipeline:
         labels = np.repeat(np.arange(pipeline.manifest.classes), COLUMNS)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_var.commands import arguments
-from trt_var.errors import UsageError
+from trt_var.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from trt_var.evaluation import Agreement
     from trt_var.pipeline import Pipeline
     from trt_var.samples import Series
 
-MAX_ROUNDS = 100
+ROUNDS, MAX_ROUNDS = 3, 100
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -29,9 +29,11 @@ def add(subparsers: Any, name: str) -> None:
         "file of the ADM evaluator. With --fidelity: FID and Inception Score through torch-fidelity.",
     )
     arguments.add_engines(parser)
-    parser.add_argument("--n-draft", type=_whole, metavar="N[,N…]", help="one or several (default: all scales but two)")
+    parser.add_argument(
+        "--n-draft", type=arguments.whole_numbers, metavar="N[,N…]", help="one or several (default: all scales but two)"
+    )
     parser.add_argument("--per-class", type=int, default=20, metavar="n", help="images a class (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, metavar="n", help="repetitions with other seeds (default: 3)")
+    parser.add_argument("--rounds", type=int, metavar="n", help=f"repetitions with other seeds (default: {ROUNDS})")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
     arguments.add_sampling(parser)
     parser.add_argument("--batch-size", type=int, default=50, metavar="B", help="images drawn together (default: 50)")
@@ -45,20 +47,29 @@ def add(subparsers: Any, name: str) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from trt_var import images
-    from trt_var.files import replacing
+    from trt_var.outputs import check_targets
     from trt_var.pipeline import Pipeline
 
     _check(options)
-    for path in filter(None, (options.adm_npz, options.json)):
-        images.check_target(path, picture=False)
+    check_targets(files=[options.adm_npz, options.json])
     with Pipeline.load(options.engines, options.backend) as pipeline:
         print(f"{options.engines} on {pipeline.backend}")
+        for n_draft in _drafts(options, pipeline):
+            _series(options, pipeline, n_draft).check(pipeline, options.rounds)
         report = _work(options)(options, pipeline)
     if options.json:
-        report |= {"engines": str(options.engines), "backend": pipeline.backend}
-        with replacing(options.json) as file:
-            file.write(json.dumps(report, indent=2).encode() + b"\n")
+        _write(options.json, report | {"engines": str(options.engines), "backend": pipeline.backend})
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    from trt_var.files import replacing
+
+    try:
+        text = json.dumps(report, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise OutputError(f"cannot write {path}: a figure is not finite, which JSON has no number for") from error
+    with replacing(path) as file:
+        file.write(text.encode() + b"\n")
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -66,6 +77,9 @@ def _check(options: argparse.Namespace) -> None:
     chosen += ["against"] if options.against or options.against_backend else []
     if len(chosen) > 1:
         raise UsageError(f"--{' and --'.join(chosen)} do not go together; run them one by one".replace("_", "-"))
+    if options.rounds is not None and (options.adm_npz or options.fidelity):
+        raise UsageError("--rounds repeats what a judge says; it does not go with --adm-npz or --fidelity")
+    options.rounds = ROUNDS if options.rounds is None else options.rounds
     if not 1 <= options.rounds <= MAX_ROUNDS:
         raise UsageError(f"--rounds is {options.rounds}; expected 1 to {MAX_ROUNDS}")
 
@@ -109,11 +123,20 @@ def _quality(options: argparse.Namespace, pipeline: Pipeline) -> dict[str, Any]:
 def _agreement(options: argparse.Namespace, pipeline: Pipeline) -> dict[str, Any]:
     from trt_var.evaluation import agreement
     from trt_var.pipeline import Pipeline as Other
+    from trt_var.requests import MAX_IMAGES
 
     settings = arguments.sampling(options, pipeline.manifest)
+    if settings.more_smooth:
+        raise UsageError("--more-smooth does not go with --against: its pictures are not made of tokens")
     labels = _series(options, pipeline, 0).labels(pipeline).tolist()
+    if len(labels) > MAX_IMAGES:
+        raise UsageError(
+            f"{len(labels)} images; two ways of drawing are compared in at most {MAX_IMAGES}: lower --per-class"
+        )
     rows = []
     with Other.load(options.against or options.engines, options.against_backend or options.backend) as other:
+        for n_draft in _drafts(options, pipeline):
+            _series(options, pipeline, n_draft).check(other)
         print(f"against {options.against or options.engines} on {other.backend}, {len(labels)} images")
         print("   N  drawn freely: tokens  images    PSNR   on equal history: tokens    PSNR")
         for n_draft in _drafts(options, pipeline):
@@ -183,7 +206,3 @@ def _bar(total: int, name: str) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, desc=name, unit="image", disable=None, leave=False)
-
-
-def _whole(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]

@@ -49,15 +49,18 @@ def add(subparsers: Any, name: str) -> None:
 
 def _inpaint(options: argparse.Namespace) -> None:
     from trt_var import Pipeline, images, pictures
+    from trt_var.outputs import check_targets
+    from trt_var.requests import MAX_IMAGES
 
     if options.out is None and options.out_dir is None:
         options.out = Path(f"{options.name}.png")
-    if options.out:
-        images.check_target(options.out)
-    if options.num < 1:
-        raise UsageError(f"--num is {options.num}; expected 1 or more")
+    check_targets([options.out], folders=[options.out_dir])
+    if not 1 <= options.num <= MAX_IMAGES:
+        raise UsageError(f"--num is {options.num}; expected 1 to {MAX_IMAGES}")
     with Pipeline.load(options.engines, options.backend) as pipeline:
         side = pipeline.manifest.image_side
+        if options.out:
+            images.check_size(options.out, images.grid_size(options.num + 2, side, min(options.num + 2, images.ROW)))
         picture = pictures.read_picture(options.image, side)
         mask = _mask(options, picture, side)
         result = pipeline.inpaint(
@@ -100,7 +103,7 @@ def _mask(options: argparse.Namespace, picture: Picture, side: int) -> NDArray[n
 
 
 def _box(text: str) -> tuple[int, int, int, int]:
-    corners = [int(number) for number in text.split(",")]
+    corners = arguments.whole_numbers(text)
     if len(corners) != CORNERS:
-        raise argparse.ArgumentTypeError(f"{text!r}; expected x0,y0,x1,y1")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}; expected x0,y0,x1,y1")
     return corners[0], corners[1], corners[2], corners[3]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_var.commands import arguments
+from trt_var.errors import UsageError
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -27,11 +28,14 @@ def add(subparsers: Any, name: str) -> None:
 def _reconstruct(options: argparse.Namespace) -> None:
     import numpy as np
     from trt_var import Pipeline, images, pictures
+    from trt_var.outputs import check_targets
+    from trt_var.requests import MAX_IMAGES
 
-    images.check_target(options.out)
-    if options.save_npz:
-        images.check_target(options.save_npz, picture=False)
+    check_targets([options.out], files=[options.save_npz])
+    if len(options.images) > MAX_IMAGES:
+        raise UsageError(f"{len(options.images)} pictures; expected at most {MAX_IMAGES}")
     with Pipeline.load(options.engines, options.backend) as pipeline:
+        images.check_size(options.out, images.grid_size(2 * len(options.images), pipeline.manifest.image_side, 2))
         given = [pictures.read_picture(path, pipeline.manifest.image_side) for path in options.images]
         pixels = np.stack([picture.pixels for picture in given])
         result = pipeline.reconstruct(pixels)

@@ -32,13 +32,15 @@ def add(subparsers: Any, name: str) -> None:
         type=int,
         metavar="N",
         help="scales that the drafter draws: 0 is the plain refiner, all scales the plain drafter "
-        "(default: 8, or what a fine-tuned pair serves)",
+        "(default: all but two, or what a fine-tuned pair serves)",
     )
-    parser.add_argument("--labels", metavar="A,B,…", help="class numbers or names (default: 207, or every one of a few)")
+    parser.add_argument("--labels", metavar="A,B,…", help="class numbers or names (default: 207, or all of a few)")
     parser.add_argument("--num", type=int, metavar="n", help="how many images; labels repeat in turn (default: one a label)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
     arguments.add_sampling(parser)
-    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8)")
+    parser.add_argument(
+        "--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8; with --steps, all)"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -55,13 +57,17 @@ def add(subparsers: Any, name: str) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
+    from trt_var.outputs import check_targets
     from trt_var.pipeline import Pipeline
+    from trt_var.requests import check_batch_size
 
     if not (options.out or options.out_dir or options.save_npz or options.steps):
         options.out = Path("grid.png")
-    _check_outputs(options)
+    check_targets([options.out], [options.steps], [options.save_npz], [options.out_dir])
+    check_batch_size(options.batch_size)
     with Pipeline.load(options.engines, options.backend) as pipeline:
         wanted = _labels(options, pipeline.manifest)
+        _check_sizes(options, pipeline.manifest, len(wanted))
         settings = {
             "seeds": options.seed,
             "n_draft": options.n_draft,
@@ -78,17 +84,23 @@ def _run(options: argparse.Namespace) -> None:
         print(f"{len(result.images)} images in {seconds:.1f} s on {pipeline.backend}: {', '.join(map(str, written))}")
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
-    from trt_var.images import check_target
+def _check_sizes(options: argparse.Namespace, manifest: Manifest, count: int) -> None:
+    from trt_var.images import check_size, grid_size
 
-    for path in filter(None, (options.out, options.steps, options.save_npz)):
-        check_target(path, picture=path != options.save_npz)
+    side, scales = manifest.image_side, len(manifest.schedule)
+    if options.out and count:
+        check_size(options.out, grid_size(count, side))
+    if options.steps and count:
+        moves = options.steps.suffix.lower() == ".gif"
+        check_size(options.steps, grid_size(count, side) if moves else grid_size(count * scales, side, scales))
 
 
 def _labels(options: argparse.Namespace, manifest: Manifest) -> list[int | str]:
     from trt_var.requests import MAX_IMAGES
 
-    wanted: list[int | str] = [label.strip() for label in (options.labels or "").split(",") if label.strip()]
+    wanted: list[int | str] = [label.strip() for label in options.labels.split(",")] if options.labels else []
+    if "" in wanted:
+        raise UsageError(f"--labels has an empty one, number {wanted.index('') + 1}; expected A,B,…")
     if options.labels is None:
         wanted = (
             list(range(manifest.classes)) if manifest.classes <= FEW else [RETRIEVER if manifest.classes > RETRIEVER else 0]

@@ -42,10 +42,10 @@ def add(subparsers: Any, name: str) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     from tqdm import tqdm
-    from trt_var import Pipeline, bulk, images, samples
+    from trt_var import Pipeline, bulk, samples
+    from trt_var.outputs import check_targets
 
-    if options.adm_npz:
-        images.check_target(options.adm_npz, picture=False)
+    check_targets(files=[options.adm_npz], folders=[options.out])
     with Pipeline.load(options.engines, options.backend) as pipeline:
         wanted = _wanted(options, pipeline.manifest)
         with tqdm(total=wanted.num, unit="image", disable=None) as bar:
@@ -62,7 +62,9 @@ def _drawn(pipeline: Pipeline, wanted: Bulk, out: Path, progress: Any) -> list[P
     try:
         return bulk.sample(pipeline, wanted, out, progress)
     except OutputError as error:
-        done = len(list(out.glob("shard-*.npz"))) if out.is_dir() else 0
+        if not (out / bulk.RECIPE).is_file():
+            raise
+        done = len(list(out.glob("shard-*.npz")))
         raise OutputError(f"{error}; {done} of {len(wanted.spans())} shards are there, the same command goes on") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import random
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import assert_close, assert_tokens
-from trt_var import OutputError, Pipeline, UsageError
+from trt_var import OutputError, Pipeline, Sampling, UsageError
 from trt_var.bulk import Bulk, sample
 from trt_var.cli import main
+from trt_var.samples import write_images
 
 KILLS = 20
 NUM = 600
@@ -89,18 +91,83 @@ def test_damaged_shards_are_drawn_again(tmp_path: Path, pipeline: Pipeline, capl
     assert caplog.text.count("is damaged") == 2
 
 
+@pytest.mark.parametrize("change", ["shape", "dtype", "labels", "seeds", "missing", "too many"])
+def test_shards_of_other_contents_are_drawn_again(
+    tmp_path: Path, pipeline: Pipeline, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    (shard,) = sample(pipeline, Bulk(6), tmp_path)
+    expected, arrays = contents(tmp_path), dict(np.load(shard))
+    if change == "shape":
+        arrays["images"] = arrays["images"][:, :16]
+    elif change == "dtype":
+        arrays["tokens"] = arrays["tokens"].astype(np.int64)
+    elif change == "missing":
+        del arrays["tokens"]
+    elif change == "too many":
+        arrays["more"] = np.zeros(1)
+    else:
+        arrays[change] = arrays[change][::-1]
+    np.savez(shard, **arrays)
+    sample(pipeline, Bulk(6), tmp_path)
+    assert contents(tmp_path) == expected
+    assert "is damaged" in caplog.text
+
+
+def test_the_default_n_is_that_n(tmp_path: Path, pipeline: Pipeline) -> None:
+    sample(pipeline, Bulk(4, sampling=Sampling(cfg=np.float64(1.5), top_k=np.int64(9))), tmp_path)  # type: ignore[arg-type]
+    assert json.loads((tmp_path / "recipe.json").read_text())["n_draft"] == 4
+    sample(pipeline, Bulk(4, n_draft=4, sampling=Sampling(cfg=1.5, top_k=9), batch_size=3), tmp_path)
+
+
+def test_batch_size_where_rounding_depends_on_it(
+    tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline._backend, "description", "CPU, bfloat16 arithmetic")
+    sample(pipeline, Bulk(4, batch_size=2), tmp_path)
+    sample(pipeline, Bulk(4, batch_size=2), tmp_path)
+    with pytest.raises(UsageError, match="batch_size 2 there, 3 asked for"):
+        sample(pipeline, Bulk(4, batch_size=3), tmp_path)
+
+
+@pytest.mark.parametrize("pieces", [[3], [3, 3], []])
+def test_adm_files_of_another_count_are_refused(tmp_path: Path, pieces: list[int]) -> None:
+    images = (np.zeros((count, 4, 4, 3), np.uint8) for count in pieces)
+    with pytest.raises(OutputError, match="images came, expected 5"):
+        write_images(tmp_path / "a.npz", 5, 4, images)
+    with pytest.raises(OutputError, match="images of shape"):
+        write_images(tmp_path / "a.npz", 5, 4, iter([np.zeros((5, 4, 2, 3), np.uint8)]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_impossible_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for out in ("file", "file/below", "x" * 300):
+        assert main(["sample", "--engines", "digits", "--num", "4", "--out", str(tmp_path / out)]) == 1
+        assert "goes on" not in capsys.readouterr().err
+
+
 def test_other_images_are_refused(tmp_path: Path, pipeline: Pipeline) -> None:
     sample(pipeline, Bulk(8), tmp_path / "a")
-    for other in (Bulk(9), Bulk(8, seed=1), Bulk(8, n_draft=2), Bulk(8, sampling="var"), Bulk(8, shard=4)):
+    for other in (
+        Bulk(9),
+        Bulk(8, seed=1),
+        Bulk(8, n_draft=2),
+        Bulk(8, sampling=Sampling(cfg=2, top_k=9)),
+        Bulk(8, shard=4),
+    ):
         with pytest.raises(UsageError, match="holds other images"):
             sample(pipeline, other, tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").touch()
     with pytest.raises(UsageError, match=r"holds thesis\.txt"):
         sample(pipeline, Bulk(8), tmp_path / "b")
-    (tmp_path / "a" / "recipe.json").write_text("{")
-    with pytest.raises(UsageError, match="not a valid recipe"):
-        sample(pipeline, Bulk(8), tmp_path / "a")
+    for data in (b"{", b'{"\xff": 1}', b'{"a":' + b"[" * 99999):
+        (tmp_path / "a" / "recipe.json").write_bytes(data)
+        with pytest.raises(UsageError, match="not a valid recipe"):
+            sample(pipeline, Bulk(8), tmp_path / "a")
+    for wrong in ({"num": 2.0}, {"num": 4, "seed": 0.5}, {"num": 4, "shard": None}):
+        with pytest.raises(UsageError, match="expected a whole number"):
+            Bulk(**wrong)
 
 
 def test_one_process_at_a_time(tmp_path: Path, pipeline: Pipeline) -> None:

@@ -82,7 +82,15 @@ def test_presets_and_names(golden_bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--labels", "10"], "classes 0 to 9"),
+        (["--labels", "11"], "classes 0 to 9"),
+        (["--labels", "1,,2"], "empty one, number 2"),
+        (["--labels", "+-3"], "not a class"),
+        (["--labels", "1" * 5000], "has 5000 characters"),
+        (["--temperature", "a,b"], "'a,b'; expected a number"),
+        (["--top-p", "1e-46"], "top_p is 1e-46"),
+        (["--temperature", "1e-320"], "from 0.001 to 100"),
+        (["--steps", "s.gif", "--batch-size", "0"], "batch_size is 0"),
+        (["--more-smooth", "--num", "40", "--batch-size", "32", "--labels", "1"], "at most 16 images"),
         (["--labels", "dog"], "not a class"),
         (["--labels", ""], "0 labels"),
         (["--top-k", "97"], "takes 1 to 96"),
@@ -185,6 +193,67 @@ print(sorted({"numpy", "onnxruntime", "openvino", "PIL", "torch", "onnx", "tqdm"
 def test_help_imports_nothing_heavy() -> None:
     result = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
     assert result.stdout.endswith("[]\n"), result.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EIO, "Input/output error", "a\x1b\nb"), "OSError: [Errno 5] Input/output error"),
+        (MemoryError(), "out of memory"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "UnicodeDecodeError"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+    ],
+)
+def test_last_resort(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, message: str
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("trt_var.backends.statuses", fails)
+    assert main(["backends"]) == 1
+    found = capsys.readouterr().err
+    assert found.startswith(f"trt-var backends: {message}")
+    assert found[:-1].isprintable()
+
+
+@pytest.mark.parametrize("arguments", [["info", "digits"], ["--help"], ["run", "--help"]])
+def test_standard_output_that_takes_nothing(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "trt_var", *arguments]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
+    assert result.returncode == 1
+    assert result.stderr == "trt-var: cannot write to standard output: No space left on device\n"
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True)
+    assert closed.returncode == 1
+    assert closed.stderr.startswith("trt-var: standard output is closed")
+    reading, writing = os.pipe()
+    os.close(reading)
+    piped = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
+    os.close(writing)
+    assert (piped.returncode, piped.stderr) == (1, "")
+
+
+def test_file_names_that_the_terminal_cannot_show(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\xe4.png")
+    command = [sys.executable, "-m", "trt_var", "demo", "--out", str(tmp_path / name)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run(command, capture_output=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert rb"\udcff\udce4.png: 100 digits" in result.stdout
+
+
+def test_null_class_and_default_of_n(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["run", "--engines", "digits", "--backend", "onnxruntime", "--labels", "10", "--out", str(tmp_path / "a.png")]
+    for cfg in ("0", "4"):
+        assert main([*common, "--cfg", cfg, "--save-npz", str(tmp_path / f"{cfg}.npz")]) == 0
+    found = [np.load(tmp_path / f"{cfg}.npz")["tokens"] for cfg in ("0", "4")]
+    assert (found[0] == found[1]).all()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    assert "all but two" in capsys.readouterr().out
 
 
 def test_interrupted_run_leaves_nothing(golden_bundle: Path, tmp_path: Path) -> None:

@@ -178,6 +178,14 @@ def _whole() -> bytes:
     return file.getvalue()
 
 
+def _odd_exif() -> bytes:
+    """A turned photo with a tag of type bytes whose value is text, which Pillow fails to write back."""
+    block = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x07\0\x02\0\0\0\x03hi\0\0\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    file = io.BytesIO()
+    Image.new("RGB", (24, 24)).save(file, "JPEG", exif=block)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -189,6 +197,7 @@ def _whole() -> bytes:
         (_png(20000, 20000), "20000×20000|too large"),
         (_png(9000, MAX_PIXELS // 9000 + 1), "64 million"),
         (_png(100, 100), "cannot read"),
+        (_odd_exif(), "cannot read"),
     ],
 )
 def test_bad_pictures(tmp_path: Path, data: bytes, message: str) -> None:
@@ -214,6 +223,9 @@ def test_masks(tmp_path: Path) -> None:
     expected = np.broadcast_to(np.arange(SIDE) >= SIDE // 2, (SIDE, SIDE))
     assert_close(read_mask(tmp_path / "mask.png", (40, 20), SIDE), expected)
     assert_close(box_mask((20, 0, 40, 20), (40, 20), SIDE), expected)
+    clear = np.stack([np.full_like(drawn, 255)] * 3 + [drawn], -1)  # white, and transparent where it is kept
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    assert_close(read_mask(tmp_path / "clear.png", (40, 20), SIDE), expected)
     with pytest.raises(DataError, match="40×20 pixels; a mask is as large as the picture, 30×30, or 8×8"):
         read_mask(tmp_path / "mask.png", (30, 30), SIDE)
     for box in ((5, 0, 5, 9), (0, 0, 41, 9), (-1, 0, 4, 4), (9, 9, 3, 12)):
@@ -249,6 +261,10 @@ def test_commands(digit: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     [
         ([], 2, "nothing says what to redraw"),
         (["--box", "1,2,3"], 2, "x0,y0,x1,y1"),
+        (["--box", "1,2,3,x"], 2, "expected whole numbers"),
+        (["--box", "0,0,32,32", "--num", "1000000000000"], 2, "expected 1 to 4096"),
+        (["--box", "0,0,32,32", "--out-dir", "black.png"], 1, "no folder"),
+        (["--box", "0,0,32,32", "--out", "a.png", "--out-dir", "a.png"], 2, "the same place"),
         (["--box", "0,0,99,9"], 2, "inside the picture, 32×32"),
         (["--box", "0,0,32,32", "--mask", "m.png"], 2, "choose one"),
         (["--mask", "missing.png"], 1, "No such file"),

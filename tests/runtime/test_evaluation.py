@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_close
+from helpers import assert_close, record
 from trt_var import BundleError, Pipeline, UsageError
 from trt_var.backends.openvino import multiplies_bfloat16
-from trt_var.bundle import Bundle
+from trt_var.bundle import PACKAGED, Bundle
 from trt_var.cli import main
 from trt_var.evaluation import Judge, agreement, frechet_distance, measure, spread
 from trt_var.results import Generation
 from trt_var.samples import Series
 
-ROUND = ["eval", "--engines", "digits", "--per-class", "2", "--rounds", "2", "--backend", "onnxruntime"]
+FILES = ["eval", "--engines", "digits", "--per-class", "2", "--backend", "onnxruntime"]
+ROUND = [*FILES, "--rounds", "2"]
 
 
 def test_distance_of_gaussians_with_a_common_basis() -> None:
@@ -100,7 +104,7 @@ def test_agreement_command(tmp_path: Path) -> None:
 
 def test_samples_file(tmp_path: Path) -> None:
     path = tmp_path / "samples.npz"
-    assert main([*ROUND, "--adm-npz", str(path), "--batch-size", "7"]) == 0
+    assert main([*FILES, "--adm-npz", str(path), "--batch-size", "7"]) == 0
     with np.load(path) as arrays:
         assert arrays.files == ["arr_0"]
         found = arrays["arr_0"]
@@ -121,7 +125,7 @@ def test_fidelity_gets_pictures_and_the_real_folder(tmp_path: Path, monkeypatch:
             return {"frechet_inception_distance": 1.5}
 
     monkeypatch.setitem(sys.modules, "torch_fidelity", StandIn)
-    assert main([*ROUND, "--fidelity", str(tmp_path), "--json", str(tmp_path / "report.json")]) == 0
+    assert main([*FILES, "--fidelity", str(tmp_path), "--json", str(tmp_path / "report.json")]) == 0
     assert (asked["drawn"], asked["real"], asked["fid"], asked["isc"]) == (20, str(tmp_path), True, True)
     assert json.loads((tmp_path / "report.json").read_text())["metrics"] == {"frechet_inception_distance": 1.5}
 
@@ -139,6 +143,10 @@ def test_fidelity_gets_pictures_and_the_real_folder(tmp_path: Path, monkeypatch:
         (["--per-class", "0", "--against", "digits"], "per_class is 0"),
         (["--batch-size", "0"], "batch_size is 0"),
         (["--n-draft", "7"], "expected 0 to 6"),
+        (["--adm-npz", "x.npz", "--rounds", "2"], "--rounds repeats what a judge says"),
+        (["--json", "x", "--adm-npz", "./x"], "the same place"),
+        (["--more-smooth", "--batch-size", "8", "--against", "digits"], "does not go with --against"),
+        (["--per-class", "500", "--against", "digits"], "at most 4096"),
         (["--fidelity", "/nowhere"], "torch-fidelity"),
     ],
 )
@@ -146,9 +154,72 @@ def test_mistakes(
     change: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([*ROUND, *change]) in (1, 2)
+    assert main([*FILES, *change]) in (1, 2)
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir()), "nothing unfinished is left behind"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--n-draft", "0,7"], "n_draft is 7"),
+        (["--seed", str(2**63 - 41)], "seeds must lie"),
+        (["--seed", "-1"], "seeds must lie"),
+        (["--top-k", "257"], "top_k is 257"),
+        (["--more-smooth"], "at most 16 images"),
+    ],
+)
+@pytest.mark.parametrize("kind", [["--rounds", "3"], ["--against", "digits"], ["--adm-npz", "x.npz"]])
+def test_everything_is_looked_at_before_the_first_image(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: list[str],
+    options: list[str],
+    message: str,
+) -> None:
+    def drawn(*arguments: object, **settings: object) -> None:
+        raise AssertionError("drawn")
+
+    if options[0] == "--seed" and kind[0] != "--rounds":
+        options = [options[0], str(2**63 - 1)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Pipeline, "_draw", drawn)
+    assert main([*FILES, *kind, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_figures_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trt_var.commands.evaluate._work", lambda options: lambda options, pipeline: {"a": float("nan")})
+    assert main([*FILES, "--json", str(tmp_path / "a.json")]) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "text", "bomb", "objects", "nan", "missing", "method"])
+def test_damaged_references(tmp_path: Path, damage: str) -> None:
+    path = Path(shutil.copytree(PACKAGED / "digits", tmp_path / "digits")) / "judge.npz"
+    arrays, whole = dict(np.load(path)), path.read_bytes()
+    if damage in ("empty", "truncated", "text"):
+        path.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2], "text": b"hello" * 99}[damage])
+    elif damage == "bomb":
+        header = io.BytesIO()
+        shape = {"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**3)}
+        np.lib.format.write_array_header_1_0(header, shape)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("mean", "covariance"):
+                archive.writestr(f"{name}.npy", header.getvalue() + bytes(10**6))
+    elif damage == "method":
+        path.write_bytes(
+            whole.replace(b"PK\x01\x02\x14\x03", b"PK\x01\x02\x63\x03").replace(b"\x08\x00\x00", b"\x61\x00\x00")
+        )
+    else:
+        arrays["mean"] = arrays["mean"].astype(object) if damage == "objects" else arrays["mean"] * np.nan
+        np.savez(path, **{name: array for name, array in arrays.items() if damage != "missing" or name == "covariance"})
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    record(path.parent, manifest, path.name)
+    (path.parent / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"holds (no mean|values that are not finite)"):
+        Judge(Bundle.open(path.parent))
 
 
 def test_bundle_without_judge(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
