@@ -141,7 +141,7 @@ def test_closed_pipeline_refuses(toy_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": [10]}, "classes 0 to 9"),
+        ({"labels": [11]}, "classes 0 to 9"),
         ({"labels": [-1]}, "out of range"),
         ({"labels": "retriever"}, "not a class"),
         ({"labels": []}, "0 labels"),
