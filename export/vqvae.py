@@ -39,13 +39,20 @@ class VqvaeShape:
 
 
 class Norm(nn.GroupNorm):
-    """Group normalisation in float32 whatever the convolutions' precision."""
+    """Group normalisation in float32 whatever the convolutions' precision.
+
+    Written with sizes that the trace knows: traced as one operator it reads the shape of its input, and ONNX Runtime then
+    leaves half of the int8 convolutions in float32.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(GROUPS, channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float())
+        _, channels, height, width = x.shape
+        groups = x.float().reshape(-1, GROUPS, channels // GROUPS * height * width)
+        normed = F.layer_norm(groups, groups.shape[-1:], eps=self.eps).reshape(-1, channels, height, width)
+        return normed * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 class Conv(nn.Conv2d):
@@ -78,10 +85,10 @@ class AttentionBlock(nn.Module):
         self.norm, self.qkv, self.proj_out = Norm(channels), Conv(channels, 3 * channels, 1), Conv(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(batch, 3, channels, height * width).unbind(1)
+        _, channels, height, width = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(-1, 3, channels, height * width).unbind(1)
         weights = (q.transpose(1, 2) @ k * channels**-0.5).softmax(-1)
-        return x + self.proj_out((v @ weights.transpose(1, 2)).reshape(batch, channels, height, width))
+        return x + self.proj_out((v @ weights.transpose(1, 2)).reshape(-1, channels, height, width))
 
 
 class Resample(nn.Module):
