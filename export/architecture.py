@@ -9,12 +9,11 @@ from typing import overload
 
 import torch
 from torch import Tensor
-from trt_var.decoding import HEAD_WIDTH
 from trt_var.errors import CheckpointError
 from trt_var.export.checkpoint import Checkpoint, check_keys, shown
 from trt_var.export.transformer import Transformer, TransformerShape
 from trt_var.export.vqvae import GROUPS, Vqvae, VqvaeShape
-from trt_var.manifest import Role
+from trt_var.manifest import HEAD_WIDTH, Role
 from trt_var.schedule import Schedule
 
 MAX_BLOCKS, MAX_LEVELS, MAX_PHIS = 128, 16, 64

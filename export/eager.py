@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from trt_var.decoding import HEAD_WIDTH
 from trt_var.export.architecture import unfilled
 from trt_var.export.checkpoint import Checkpoint
 from trt_var.export.transformer import Attention, Block, Transformer, TransformerShape
 from trt_var.export.vqvae import Vqvae, VqvaeShape
-from trt_var.manifest import Role
+from trt_var.manifest import HEAD_WIDTH, Role
 
 
 @dataclass

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trt_var.decoding import HEAD_WIDTH
 from trt_var.export import sampler
 from trt_var.export.sampler import draw, guide
 from trt_var.export.transformer import Transformer
 from trt_var.export.vqvae import Vqvae
+from trt_var.manifest import HEAD_WIDTH
 from trt_var.schedule import Schedule
 
 

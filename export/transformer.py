@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trt_var.decoding import HEAD_WIDTH
+from trt_var.manifest import HEAD_WIDTH
 from trt_var.schedule import Schedule
 
 MASKED = -1e4  # within float16; attention scores are at most 100

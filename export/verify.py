@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from trt_var.backends.onnxruntime import OnnxGraph
-from trt_var.decoding import HEAD_WIDTH
 from trt_var.errors import ExportError
 from trt_var.export.architecture import unfilled
 from trt_var.export.conditions import condition_columns
 from trt_var.export.graphs import Step, Traceable, cache_names, step_parameters
 from trt_var.export.transformer import Transformer, TransformerShape
+from trt_var.manifest import HEAD_WIDTH
 
 log = logging.getLogger(__name__)
 BATCH = 2

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from trt_var.backends.base import Backend, Buffer, Graph, Work
-from trt_var.manifest import Manifest, Role
+from trt_var.manifest import HEAD_WIDTH, Manifest, Role
 from trt_var.sampling import Sampling
 from trt_var.schedule import Schedule
 
-HEAD_WIDTH = 64  # of every released model
 DECODER_BATCH = 8
 SETTINGS = ("uniforms", "guidance", "temperature", "top_p", "top_k")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from trt_var.decoding import DECODER_BATCH, HEAD_WIDTH
+from trt_var.decoding import DECODER_BATCH
 from trt_var.errors import BundleError
-from trt_var.manifest import Graph, Manifest, Model, Role
+from trt_var.manifest import HEAD_WIDTH, Graph, Manifest, Model, Role
 from trt_var.schedule import Schedule
 
 log = logging.getLogger(__name__)

@@ -227,10 +227,10 @@ def _latency(axes: Any, report: Report) -> None:
 
 
 def _scales(axes: Any, report: Report) -> None:
-    """Of the first backend and batch, and the first bundle's schedule: the drafter's scales blue, the refiner's orange."""
+    """Of the first bundle, backend and batch: the drafter's scales blue, the refiner's orange."""
     first, sides = report.rows[0].setting, report.manifest(report.rows[0]).schedule
-    rows = [row for row in report.rows if (row.setting.backend, row.setting.batch) == (first.backend, first.batch)]
-    rows = [row for row in rows if report.manifest(row).schedule == sides]
+    place = (first.engines, first.backend, first.batch)
+    rows = [row for row in report.rows if (row.setting.engines, row.setting.backend, row.setting.batch) == place]
     width = 0.8 / len(rows)
     for i, row in enumerate(rows):
         positions = np.arange(len(row.scales)) + (i - (len(rows) - 1) / 2) * width

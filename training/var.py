@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trt_var.decoding import HEAD_WIDTH
 from trt_var.export.architecture import hollow
 from trt_var.export.graphs import Encode
 from trt_var.export.transformer import Transformer, TransformerShape
 from trt_var.export.vqvae import Vqvae
+from trt_var.manifest import HEAD_WIDTH
 from trt_var.training.data import Batches
 
 OPENING = 0.5  # γ at the beginning: how much of a residual branch is added

@@ -131,6 +131,11 @@ class DeviceArray:
         return DeviceArray(self.owner, self.address, shape, self.dtype)
 
 
+def int8_products(quantised: bool) -> str:
+    """What a description says of a quantised bundle before the arithmetic of the rest."""
+    return "8-bit products, else " if quantised else ""
+
+
 class HostMemory:
     """Buffers for engines that work on host memory, plain NumPy arrays; any batch is drawn, every one anew."""
 

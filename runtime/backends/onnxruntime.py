@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
-from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, HostMemory
+from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, HostMemory, int8_products
 from trt_var.bundle import Bundle
 from trt_var.errors import BackendError
 
@@ -52,8 +52,8 @@ class OnnxRuntime(HostMemory):
     _providers: tuple[Any, ...] = ("CPUExecutionProvider",)
     _device = "cpu"
 
-    def __init__(self, remark: str = "") -> None:
-        self.description = f"ONNX Runtime {ort.__version__}, CPU, float32 arithmetic{remark}"
+    def __init__(self, remark: str = "", quantised: bool = False) -> None:
+        self.description = f"ONNX Runtime {ort.__version__}, CPU, {int8_products(quantised)}float32 arithmetic{remark}"
 
     def load(self, path: Path, *, exact: bool = False) -> Graph:
         options = ort.SessionOptions()
@@ -112,11 +112,12 @@ def _address(buffer: Buffer) -> int:
 
 def create(bundle: Bundle | None = None) -> Backend:
     """The CUDA provider where the installed package and the machine have it, else the CPU provider, saying why."""
+    quantised = bundle is not None and bundle.manifest.quantised is not None
     if CUDA not in ort.get_available_providers():
-        return OnnxRuntime()
+        return OnnxRuntime(quantised=quantised)
     try:
         backend = OnnxRuntimeCuda()
         backend.empty((1,), np.float32)  # the only sign of a missing driver or device before a session is made
     except Exception as error:  # as above
-        return OnnxRuntime(f" (CUDA not usable: {str(error).splitlines()[0]})")
+        return OnnxRuntime(f" (CUDA not usable: {str(error).splitlines()[0]})", quantised)
     return backend

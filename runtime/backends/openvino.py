@@ -10,7 +10,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 from openvino.preprocess import PrePostProcessor
-from trt_var.backends.base import Backend, Buffer, Graph, HostMemory
+from trt_var.backends.base import Backend, Buffer, Graph, HostMemory, int8_products
 from trt_var.bundle import Bundle
 from trt_var.errors import BackendError
 
@@ -38,13 +38,13 @@ class OpenVino(HostMemory):
 
     name = "openvino"
 
-    def __init__(self, bfloat16: bool) -> None:
+    def __init__(self, bfloat16: bool, quantised: bool = False) -> None:
         self._core = ov.Core()
         self._precision = "bf16" if bfloat16 else "f32"
         self.cache_dtype = BFLOAT16 if bfloat16 else None
-        self.rank = 2 if bfloat16 else 0  # in float32, ONNX Runtime is a little faster and needs half the memory
-        version = ov.get_version().split("-")[0]
-        self.description = f"OpenVINO {version}, CPU, {'bfloat16' if bfloat16 else 'float32'} arithmetic"
+        self.rank = 2 if bfloat16 or quantised else 0  # in float32, ONNX Runtime is as fast and needs half the memory
+        version, floats = ov.get_version().split("-")[0], "bfloat16" if bfloat16 else "float32"
+        self.description = f"OpenVINO {version}, CPU, {int8_products(quantised)}{floats} arithmetic"
 
     def load(self, path: Path, *, exact: bool = False) -> Graph:
         options = {
@@ -86,4 +86,4 @@ def multiplies_bfloat16() -> bool:
 
 def create(bundle: Bundle | None = None) -> Backend:
     """The CPU plugin in the fastest precision that the processor has."""
-    return OpenVino(multiplies_bfloat16())
+    return OpenVino(multiplies_bfloat16(), quantised=bundle is not None and bundle.manifest.quantised is not None)

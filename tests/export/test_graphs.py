@@ -5,12 +5,12 @@ import torch
 from conftest import TOY_DRAFTER, TOY_SCHEDULE, TOY_VAE
 from helpers import assert_close, random_weights
 from torch.nn import functional as F
-from trt_var.decoding import HEAD_WIDTH
 from trt_var.export.architecture import unfilled
 from trt_var.export.conditions import condition_columns
 from trt_var.export.graphs import Smooth, interpolation
 from trt_var.export.verify import fill_transformer
 from trt_var.export.vqvae import Vqvae, nearest_tick
+from trt_var.manifest import HEAD_WIDTH
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 13, 16])
