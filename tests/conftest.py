@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from trt_var.export.recipe import Recipe
 from trt_var.export.transformer import TransformerShape
 from trt_var.export.vqvae import VqvaeShape
 from trt_var.schedule import Schedule
+
+# a shell starts background jobs with Ctrl-C ignored, and what tests start would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,10 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(target) == 0
     found = capsys.readouterr().out
     assert "chosen: digits on onnxruntime, N = 6" in found
-    assert "N = 5, batch 3" in found, "composed of both plain models"
+    assert main([*target, "--n-draft", "5"]) == 0
+    found = capsys.readouterr().out
+    assert "chosen: digits on onnxruntime, N = 5" in found
+    assert found.count("(composed)") == 2, "of both plain models, for batches of 1 and 3"
 
 
 def test_radial_spectrum_of_a_wave() -> None:
