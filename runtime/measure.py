@@ -133,7 +133,7 @@ def measure(setting: Setting) -> Row:
 
 def machine() -> dict[str, str]:
     """Processor, cores, system and the versions of what computes."""
-    found = {"processor": platform.processor() or platform.machine(), "system": platform.platform()}
+    found = {"processor": platform.processor() or platform.machine(), "system": f"{platform.system()} {platform.machine()}"}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
