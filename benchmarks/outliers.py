@@ -18,9 +18,9 @@ import numpy as np
 import onnx_ir as ir
 from trt_var.bundle import Bundle, file_sha256
 from trt_var.calibration.layers import layers
-from trt_var.calibration.observe import observe
+from trt_var.calibration.observe import observe, some_labels
 from trt_var.calibration.quantise import Quantisation, quantise
-from trt_var.calibration.sensitivity import errors, some_labels, walk
+from trt_var.calibration.sensitivity import errors, walk
 from trt_var.manifest import FILE_NAME, File, Model, default_n_draft, encode
 from trt_var.sampling import Sampling, preset
 

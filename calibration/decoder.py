@@ -14,23 +14,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from trt_var.backends.onnxruntime import OnnxRuntime
 from trt_var.bundle import Bundle
+from trt_var.calibration.observe import some_labels
 from trt_var.decoding import Chain, Request, decode, render, upload
 from trt_var.editing import psnr
 from trt_var.manifest import Graph
 from trt_var.pipeline import Pipeline
 from trt_var.sampling import Sampling, uniforms
 
-LABELS = 4  # whose pictures ranges are taken from
-
 
 def drawn_maps(bundle: Bundle, n_draft: int, sampling: Sampling, seed: int) -> NDArray[np.float32]:
     """f_hat of a few finished images, spread over the classes [n, Z, P, P]."""
-    classes = bundle.manifest.classes
-    count = min(classes, LABELS)
-    labels = tuple(i * classes // count for i in range(count))
+    labels = some_labels(bundle)
     with Pipeline(bundle, OnnxRuntime()) as pipeline:
         chain = pipeline.chain(n_draft)
-        numbers = uniforms(range(seed, seed + count), bundle.schedule.length)
+        numbers = uniforms(range(seed, seed + len(labels)), bundle.schedule.length)
         *_, last = decode(chain, n_draft, upload(chain, Request(labels, numbers, n_draft, sampling)))
         return np.asarray(last.f_hat)
 

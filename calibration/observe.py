@@ -21,7 +21,14 @@ from trt_var.schedule import Schedule
 Observed = dict[Role, dict[str, Statistics]]
 MEMORY = 2e9  # bytes of activations that one pass may hand out
 FEWEST = 2
+SOME = 4  # labels
 MOST = 4096
+
+
+def some_labels(bundle: Bundle) -> tuple[int, ...]:
+    """A few labels, spread over the classes: what errors and the decoder's ranges are taken from."""
+    count = min(bundle.manifest.classes, SOME)
+    return tuple(i * bundle.manifest.classes // count for i in range(count))
 
 
 def open_edited(model: ir.Model, path: Path) -> ort.InferenceSession:

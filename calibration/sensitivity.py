@@ -14,7 +14,7 @@ from trt_var.backends.base import Graph
 from trt_var.backends.onnxruntime import OnnxGraph, OnnxRuntime
 from trt_var.bundle import Bundle
 from trt_var.calibration.layers import GROUPS
-from trt_var.calibration.observe import Observed, open_edited
+from trt_var.calibration.observe import Observed, open_edited, some_labels
 from trt_var.calibration.quantise import Quantisation, quantise
 from trt_var.decoding import Chain, Request, decode, render, upload
 from trt_var.editing import psnr
@@ -22,7 +22,6 @@ from trt_var.manifest import Role
 from trt_var.pipeline import Pipeline
 from trt_var.sampling import Sampling, uniforms
 
-LABELS = 4  # that errors are taken from
 LIMIT = 0.1  # of the logits' standard deviation; groups above it stay in floating point
 Walk = tuple[list[NDArray[np.int32]], list[NDArray[np.float32]]]
 
@@ -81,12 +80,6 @@ def psnr_by_scale(bundle: Bundle, found: Walk, expected: Walk) -> list[float]:
         decibels.append(float(psnr(*pictures)[0]))
         f_hat = after
     return decibels
-
-
-def some_labels(bundle: Bundle) -> tuple[int, ...]:
-    """A few labels, spread over the classes."""
-    count = min(bundle.manifest.classes, LABELS)
-    return tuple(i * bundle.manifest.classes // count for i in range(count))
 
 
 def sweep(

@@ -16,11 +16,12 @@ from typing import Any
 import msgspec
 from trt_var import engines, simulated
 from trt_var.bundle import Bundle, file_sha256
-from trt_var.engines import MAX_BATCH, Batch, Engine, Kind, Profile, Record
+from trt_var.engines import Batch, Engine, Kind, Profile, Record
 from trt_var.errors import BackendError, BundleExistsError, ExportError, UsageError
 from trt_var.export.recipe import Progress, Silent
 from trt_var.files import appearing
 from trt_var.manifest import Graph, Manifest
+from trt_var.requests import MAX_BATCH
 from trt_var.simulated_device import TARGET
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -17,7 +18,7 @@ from trt_var.engines import Kind
 from trt_var.errors import BackendError
 
 
-class _Streams:
+class _Streams(ABC):
     """Two streams of either binding; which one is in use."""
 
     stream: int
@@ -36,9 +37,9 @@ class _Streams:
     def join(self) -> None:
         self._order(self._second, self._stream)
 
+    @abstractmethod
     def _order(self, first: Any, then: Any) -> None:
         """Let a stream wait for what is enqueued on another."""
-        raise NotImplementedError
 
     def _swap(self) -> None:
         self._stream, self._second = self._second, self._stream

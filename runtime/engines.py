@@ -17,6 +17,7 @@ import msgspec
 from trt_var.decoding import DECODER_BATCH
 from trt_var.errors import BundleError
 from trt_var.manifest import HEAD_WIDTH, Graph, Manifest, Model, Role
+from trt_var.requests import MAX_BATCH
 from trt_var.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ SCHEMA = 1
 FOLDER = "tensorrt"
 RECORD = "record.json"
 MAX_RECORD = 16 << 20  # bytes
-MAX_BATCH = 256
 KEPT_MESSAGES = 20
 _SCRATCH = re.compile(r"Max Scratch Memory: (\d+) bytes")
 _TYPE = re.compile(r"Datatype: (\w+)")

@@ -142,7 +142,8 @@ def _check(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options:
 
 def _compare(bundle: Bundle, quantised: Bundle, drawing: Drawing) -> None:
     """What all of it costs, by scale."""
-    from trt_var.calibration.sensitivity import agreement, errors, psnr_by_scale, some_labels, walk
+    from trt_var.calibration.observe import some_labels
+    from trt_var.calibration.sensitivity import agreement, errors, psnr_by_scale, walk
 
     labels = some_labels(bundle)
     expected = walk(bundle, labels, drawing.n_draft, drawing.sampling)
