@@ -33,8 +33,7 @@ rtx: $(VENV)/.rtx
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/types && mkdir -p build/types/trt_var
-	ln -s $(CURDIR)/runtime/* $(CURDIR)/export $(CURDIR)/training $(CURDIR)/calibration build/types/trt_var/
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -16,13 +16,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx_ir as ir
-from trt_var.bundle import Bundle, file_sha256
-from trt_var.calibration.layers import layers
-from trt_var.calibration.observe import observe, some_labels
-from trt_var.calibration.quantise import Quantisation, quantise
-from trt_var.calibration.sensitivity import errors, walk
-from trt_var.manifest import FILE_NAME, File, Model, default_n_draft, encode
-from trt_var.sampling import Sampling, preset
+
+from trt_var.bundle.manifest import FILE_NAME, File, Model, default_n_draft, encode
+from trt_var.bundle.opening import Bundle, file_sha256
+from trt_var.decoding.sampling import Sampling, preset
+from trt_var_calibration.layers import layers
+from trt_var_calibration.observe import observe, some_labels
+from trt_var_calibration.quantise import Quantisation, quantise
+from trt_var_calibration.sensitivity import errors, walk
 
 SCALE, CHANNELS = 50, 3
 ROWS = {"qkv": (2, 4), "fc1": (3, 5)}  # of a block's six condition vectors: scale and shift before these layers

@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trt_var import plan
-from trt_var.bundle import Bundle
-from trt_var.engines import Pass
-from trt_var.manifest import Role, default_n_draft
+from trt_var.bench import plan
+from trt_var.bundle.manifest import Role, default_n_draft
+from trt_var.bundle.opening import Bundle
+from trt_var.bundle.passes import Pass
 from trt_var.schedule import Schedule
 
 Work = tuple[float, float]  # operations, bytes

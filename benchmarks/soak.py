@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 from tqdm import tqdm
+
 from trt_var import Pipeline
 
 ALLOWED = 1.02

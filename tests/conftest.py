@@ -6,12 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from helpers import expose_logits, golden_weights, random_weights, save_checkpoint
-from trt_var.export.build import build
-from trt_var.export.recipe import Recipe
-from trt_var.export.transformer import TransformerShape
-from trt_var.export.vqvae import VqvaeShape
 from trt_var.schedule import Schedule
+from trt_var_export.build import build
+from trt_var_export.models.transformer import TransformerShape
+from trt_var_export.models.vqvae import VqvaeShape
+from trt_var_export.recipe import Recipe
 
 # a shell starts background jobs with Ctrl-C ignored, and what tests start would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,11 +12,12 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import ArrayLike
-from trt_var.export.architecture import parameter_shapes
-from trt_var.export.checkpoint import RandomWeights
-from trt_var.export.transformer import TransformerShape
-from trt_var.export.vqvae import VqvaeShape
+
 from trt_var.schedule import Schedule
+from trt_var_export.models.transformer import TransformerShape
+from trt_var_export.models.vqvae import VqvaeShape
+from trt_var_export.weights.architecture import parameter_shapes
+from trt_var_export.weights.checkpoint import RandomWeights
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import GOLDEN, assert_close, assert_tokens, golden_weights
 from numpy.typing import NDArray
 from torch.nn import functional as F
+
+from helpers import GOLDEN, assert_close, assert_tokens, golden_weights
 from trt_var import Pipeline, Sampling
 from trt_var.backends.base import Backend
 from trt_var.backends.onnxruntime import OnnxRuntime
-from trt_var.bundle import Bundle
-from trt_var.decoding import Chain, DecodedScale, Request, decode, render, upload
-from trt_var.editing import region
-from trt_var.export.reference import TorchBackend
-from trt_var.sampling import preset, uniforms
+from trt_var.bundle.opening import Bundle
+from trt_var.decoding.editing import region
+from trt_var.decoding.loop import Chain, DecodedScale, Request, decode, render, upload
+from trt_var.decoding.sampling import preset, uniforms
+from trt_var_export.graphs.reference import TorchBackend
 
 GREEDY = Sampling(cfg=1.5, top_k=1)
 golden = np.load(GOLDEN / "tiny.npz")

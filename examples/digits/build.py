@@ -6,13 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
-from trt_var.export.build import build
-from trt_var.export.checkpoint import open_checkpoint
-from trt_var.export.judge import RealPictures, add_judge
-from trt_var.export.recipe import Recipe
-
 from classifier import Classifier
 from digits import splits
+from trt_var_export.build import build
+from trt_var_export.judge import RealPictures, add_judge
+from trt_var_export.recipe import Recipe
+from trt_var_export.weights.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = Path(__file__).parent / "weights"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trt_var.training.data import ArrayImages, Batches
 
 from digits import JUDGE_AUGMENTATION, SIDE
+from trt_var_training.data import ArrayImages, Batches
 
 WIDTH = 64  # of the features that the Fréchet distance is taken in
 

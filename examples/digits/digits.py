@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
-from trt_var.training.data import ArrayImages, Augmentation
+
+from trt_var_training.data import ArrayImages, Augmentation
 
 SIDE = 32
 AUGMENTATION = Augmentation(degrees=8, zoom=0.08, shift=0.06, shear=0.12)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from trt_var import Pipeline, images
-from trt_var.bundle import Bundle
-from trt_var.evaluation import Judge
-from trt_var.images import beside
 
 from digits import splits
+from trt_var import Pipeline
+from trt_var.bundle.opening import Bundle
+from trt_var.pictures import writing as images
+from trt_var.pictures.writing import beside
+from trt_var.quality.evaluation import Judge
 
 DOCS = Path(__file__).parents[2] / "docs"
 SIDE, BORDER, TRIES = 32, 4, 8

@@ -16,22 +16,22 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
-from trt_var.backends import create
-from trt_var.backends.base import Backend
-from trt_var.bundle import Bundle
-from trt_var.evaluation import Judge, measure, spread
-from trt_var.export.checkpoint import open_checkpoint
-from trt_var.export.graphs import Encode
-from trt_var.export.reference import TorchBackend
-from trt_var.pipeline import Pipeline
-from trt_var.samples import Series
-from trt_var.sampling import preset
-from trt_var.training.data import ArrayImages, to_tensor
 
 from build import PACKAGED, ROOT, WEIGHTS, load_judge, tuned
 from classifier import accuracy
 from digits import splits
 from train import DRAFTER, REFINER, SCHEDULE, VAE, Studio
+from trt_var.backends.base import Backend
+from trt_var.backends.choosing import create
+from trt_var.bundle.opening import Bundle
+from trt_var.decoding.sampling import preset
+from trt_var.pipeline import Pipeline
+from trt_var.quality.evaluation import Judge, measure, spread
+from trt_var.quality.samples import Series
+from trt_var_export.graphs.modules import Encode
+from trt_var_export.graphs.reference import TorchBackend
+from trt_var_export.weights.checkpoint import open_checkpoint
+from trt_var_training.data import ArrayImages, to_tensor
 
 HERE = Path(__file__).parent
 PER_CLASS, ROUNDS = 100, 3

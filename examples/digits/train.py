@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
-from trt_var.export.checkpoint import open_checkpoint
-from trt_var.export.transformer import Transformer, TransformerShape
-from trt_var.export.vqvae import Vqvae, VqvaeShape
-from trt_var.schedule import Schedule
-from trt_var.training.data import Batches
-from trt_var.training.trainer import Objective, Plan, train
-from trt_var.training.var import Teacher, VarObjective, drafter_objective, fresh_transformer, refiner_objective
-from trt_var.training.vqvae import VqvaeObjective, fresh_vqvae
-from trt_var.training.weights import load_transformer, load_vqvae, save_weights
 
 from classifier import Classifier, ClassifierObjective, accuracy, judge_batches
 from digits import AUGMENTATION, splits
+from trt_var.schedule import Schedule
+from trt_var_export.models.transformer import Transformer, TransformerShape
+from trt_var_export.models.vqvae import Vqvae, VqvaeShape
+from trt_var_export.weights.checkpoint import open_checkpoint
+from trt_var_training.data import Batches
+from trt_var_training.trainer import Objective, Plan, train
+from trt_var_training.var import Teacher, VarObjective, drafter_objective, fresh_transformer, refiner_objective
+from trt_var_training.vqvae import VqvaeObjective, fresh_vqvae
+from trt_var_training.weights import load_transformer, load_vqvae, save_weights
 
 HERE = Path(__file__).parent
 SCHEDULE = Schedule((1, 2, 3, 4, 6, 8))

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from trt_var.bundle import PACKAGED, Bundle
-from trt_var.calibration import cache
-from trt_var.calibration.observe import Observed
-from trt_var.cli import main
-from trt_var.manifest import Manifest, encode
+
+from trt_var.bundle.manifest import Manifest, encode
+from trt_var.bundle.opening import PACKAGED, Bundle
+from trt_var.cli.main import main
+from trt_var_calibration import cache
+from trt_var_calibration.observe import Observed
 
 
 def test_an_interrupted_calibration_goes_on(
@@ -82,7 +83,7 @@ def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(*_: object) -> None:
         pytest.fail("something was drawn")
 
-    monkeypatch.setattr("trt_var.calibration.observe.observe", drawn)
+    monkeypatch.setattr("trt_var_calibration.observe.observe", drawn)
 
 
 def calibrate(out: Path, *options: str) -> list[str]:

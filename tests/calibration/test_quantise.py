@@ -12,22 +12,23 @@ import onnx
 import onnx_ir as ir
 import pytest
 from calibrating import LABELS, SETTINGS, N, open_digits, quantised, seen
-from helpers import assert_close
 from numpy.typing import NDArray
+
+from helpers import assert_close
 from trt_var import Pipeline, Sampling, UsageError
 from trt_var.backends.base import Backend
 from trt_var.backends.onnxruntime import OnnxRuntime
-from trt_var.bundle import Bundle
-from trt_var.calibration import cache
-from trt_var.calibration.decoder import drawn_maps
-from trt_var.calibration.layers import GROUPS, Layer
-from trt_var.calibration.observe import Observed, observe
-from trt_var.calibration.quantise import Quantisation, _Step, quantise
-from trt_var.calibration.sensitivity import agreement, errors, psnr_by_scale, walk
-from trt_var.calibration.statistics import Statistics
-from trt_var.decoding import Chain, render
-from trt_var.editing import psnr
+from trt_var.bundle.opening import Bundle
+from trt_var.decoding.editing import psnr
+from trt_var.decoding.loop import Chain, render
 from trt_var.errors import DataError
+from trt_var_calibration import cache
+from trt_var_calibration.decoder import drawn_maps
+from trt_var_calibration.layers import GROUPS, Layer
+from trt_var_calibration.observe import Observed, observe
+from trt_var_calibration.quantise import Quantisation, _Step, quantise
+from trt_var_calibration.sensitivity import agreement, errors, psnr_by_scale, walk
+from trt_var_calibration.statistics import Statistics
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_migration_alone_changes_nothing(
     def put(self: object, layer: Layer, weight: NDArray[np.float32], scale: object) -> None:
         layer.weight.const_value = ir.tensor(weight.astype(np.float32), name=layer.weight.name)
 
-    monkeypatch.setattr("trt_var.calibration.quantise.quantise_weight", lambda weight, grid: (weight, None))
+    monkeypatch.setattr("trt_var_calibration.quantise.quantise_weight", lambda weight, grid: (weight, None))
     monkeypatch.setattr(_Step, "_quantise_input", lambda *_: None)
     monkeypatch.setattr(_Step, "_dequantise_weight", put)
     out = quantised(digits, observed, tmp_path / "q", alpha=0.6)

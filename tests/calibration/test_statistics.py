@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from calibrating import SETTINGS, N, open_digits, seen
+
 from helpers import assert_close, record
 from trt_var import UsageError
-from trt_var.bundle import Bundle
-from trt_var.calibration import migrate
-from trt_var.calibration.observe import Observed, observe
-from trt_var.calibration.statistics import BINS, ROWS, Statistics, entropy, minmax, percentile
+from trt_var.bundle.opening import Bundle
 from trt_var.errors import DataError
+from trt_var_calibration import migrate
+from trt_var_calibration.observe import Observed, observe
+from trt_var_calibration.statistics import BINS, ROWS, Statistics, entropy, minmax, percentile
 
 
 @pytest.fixture(scope="module")

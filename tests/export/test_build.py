@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
 from trt_var import BundleExistsError, CheckpointError, ExportError, OutputError, Pipeline, Sampling, UsageError
-from trt_var.bundle import Bundle
-from trt_var.cli import main
-from trt_var.export import verify, workshop
-from trt_var.export.build import build
-from trt_var.export.recipe import Recipe
-from trt_var.manifest import default_n_draft
+from trt_var.bundle.manifest import default_n_draft
+from trt_var.bundle.opening import Bundle
+from trt_var.cli.main import main
 from trt_var.schedule import Schedule
+from trt_var_export import workshop
+from trt_var_export.build import build
+from trt_var_export.graphs import verify
+from trt_var_export.recipe import Recipe
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from conftest import TOY_DRAFTER, TOY_SCHEDULE, TOY_VAE
 from helpers import assert_close, random_weights, save_checkpoint
-from safetensors.torch import save_file
 from trt_var import CheckpointError, UsageError
-from trt_var.export import sources
-from trt_var.export.architecture import transformer_shape, vqvae_shape
-from trt_var.export.checkpoint import RandomWeights, StateDict, check_keys, open_checkpoint
-from trt_var.export.transformer import TransformerShape
-from trt_var.export.vqvae import VqvaeShape
 from trt_var.schedule import Schedule
+from trt_var_export.models.transformer import TransformerShape
+from trt_var_export.models.vqvae import VqvaeShape
+from trt_var_export.weights import sources
+from trt_var_export.weights.architecture import transformer_shape, vqvae_shape
+from trt_var_export.weights.checkpoint import RandomWeights, StateDict, check_keys, open_checkpoint
 
 
 @pytest.mark.parametrize("kind", ["flat", "nested", "safetensors"])

@@ -10,20 +10,22 @@ from typing import Any
 
 import onnx
 import pytest
+
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
-from trt_var import BackendError, Sampling, UsageError, engines
-from trt_var.bundle import PACKAGED, Bundle, file_sha256
-from trt_var.calibration.decoder import drawn_maps
-from trt_var.calibration.observe import observe
-from trt_var.calibration.quantise import Quantisation, quantise
-from trt_var.cli import main
-from trt_var.engines import Batch, Record
+from trt_var import BackendError, Sampling, UsageError
+from trt_var.backends.tensorrt import record as engines
+from trt_var.backends.tensorrt.record import Batch, Record
+from trt_var.bundle.opening import PACKAGED, Bundle, file_sha256
+from trt_var.cli.main import main
 from trt_var.errors import BundleExistsError, ExportError, OutputError
-from trt_var.export import engines as builder
-from trt_var.export.build import build
-from trt_var.export.engines import EngineRecipe, build_engines
-from trt_var.export.recipe import Recipe
+from trt_var_calibration.decoder import drawn_maps
+from trt_var_calibration.observe import observe
+from trt_var_calibration.quantise import Quantisation, quantise
+from trt_var_export import engines as builder
+from trt_var_export.build import build
+from trt_var_export.engines import EngineRecipe, build_engines
+from trt_var_export.recipe import Recipe
 
 
 @pytest.fixture

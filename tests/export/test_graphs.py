@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
+
 from conftest import TOY_DRAFTER, TOY_SCHEDULE, TOY_VAE
 from helpers import assert_close, random_weights
-from torch.nn import functional as F
-from trt_var.export.architecture import unfilled
-from trt_var.export.conditions import condition_columns
-from trt_var.export.graphs import Smooth, interpolation
-from trt_var.export.verify import fill_transformer
-from trt_var.export.vqvae import Vqvae, nearest_tick
-from trt_var.manifest import HEAD_WIDTH
+from trt_var.bundle.manifest import HEAD_WIDTH
+from trt_var_export.graphs.conditions import condition_columns
+from trt_var_export.graphs.modules import Smooth, interpolation
+from trt_var_export.graphs.verify import fill_transformer
+from trt_var_export.models.vqvae import Vqvae, nearest_tick
+from trt_var_export.weights.architecture import unfilled
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 13, 16])

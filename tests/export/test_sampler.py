@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close
 from numpy.typing import NDArray
-from trt_var.export.sampler import draw, guide
+
+from helpers import assert_close
+from trt_var_export.models.sampler import draw, guide
 
 
 def contract(logits: NDArray[np.float32], u: float, top_k: int, top_p: float, temperature: float) -> int:

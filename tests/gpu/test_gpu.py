@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers import GOLDEN, assert_close, assert_tokens
-from trt_var import BackendError, Pipeline, Sampling, cuda, engines
-from trt_var.bundle import PACKAGED
-from trt_var.engines import Batch, Kind
-from trt_var.export.engines import EngineRecipe, build_engines
+from trt_var import BackendError, Pipeline, Sampling
+from trt_var.backends.tensorrt import device as cuda
+from trt_var.backends.tensorrt import record as engines
+from trt_var.backends.tensorrt.record import Batch, Kind
+from trt_var.bundle.opening import PACKAGED
+from trt_var_export.engines import EngineRecipe, build_engines
 
 golden = np.load(GOLDEN / "tiny.npz")
 

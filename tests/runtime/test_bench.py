@@ -12,14 +12,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+
 from helpers import assert_close
-from trt_var import BackendError, choose, measure
-from trt_var.bundle import PACKAGED, Bundle
-from trt_var.cli import main
-from trt_var.manifest import Manifest, decode, encode
-from trt_var.measure import Row, Setting
-from trt_var.memory import need
-from trt_var.report import radial
+from trt_var import BackendError
+from trt_var.bench import choose, measure
+from trt_var.bench.measure import Row, Setting
+from trt_var.bench.report import radial
+from trt_var.bundle.manifest import Manifest, decode, encode
+from trt_var.bundle.memory import need
+from trt_var.bundle.opening import PACKAGED, Bundle
+from trt_var.cli.main import main
 
 MANIFEST = Path(__file__).parents[1] / "data" / "d30-d16-fp16.json"
 
@@ -99,7 +101,7 @@ def test_a_failed_measurement_keeps_the_others(
             raise BackendError("onnxruntime, N = 3, batch 1: out of memory")
         return row(setting.n_draft, 2.0, engines=setting.engines)
 
-    monkeypatch.setattr("trt_var.measure.in_process", measured)
+    monkeypatch.setattr("trt_var.bench.measure.in_process", measured)
     assert main(bench(tmp_path, "--n-draft", "4,3,2")) == 1
     assert f"N = 3, batch 1: out of memory; the rows before it are in {tmp_path}/report.md" in capsys.readouterr().err
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
@@ -131,7 +133,7 @@ def test_no_private_names_in_usage(capsys: pytest.CaptureFixture[str], options: 
 
 
 def test_out_under_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_var.measure.in_process", lambda setting: pytest.fail("something was measured"))
+    monkeypatch.setattr("trt_var.bench.measure.in_process", lambda setting: pytest.fail("something was measured"))
     (tmp_path / "file").write_text("x")
     for place in ("file", "file/bench"):
         assert main(bench(tmp_path / place)) == 1
@@ -156,7 +158,7 @@ def test_several_bundles_in_one_report(
         found = row(setting.n_draft, 1.0 + setting.n_draft, setting.batch, setting.engines)
         return msgspec.structs.replace(found, setting=setting, scales=found.scales[:6], drops_outputs=False)
 
-    monkeypatch.setattr("trt_var.measure.in_process", measured)
+    monkeypatch.setattr("trt_var.bench.measure.in_process", measured)
     several = [part for name in ("int8", "other") for part in ("--engines", str(tmp_path / name))]
     assert main(bench(tmp_path / "out", *several, "--n-draft", "6,4")) == 0
     report = json.loads((tmp_path / "out/report.json").read_text())

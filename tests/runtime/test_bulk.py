@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers import assert_close, assert_tokens
 from trt_var import OutputError, Pipeline, Sampling, UsageError
-from trt_var.bulk import Bulk, sample
-from trt_var.cli import main
-from trt_var.samples import write_images
+from trt_var.bulk.shards import Bulk, sample
+from trt_var.cli.main import main
+from trt_var.quality.samples import write_images
 
 KILLS = 20
 NUM = 600

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import record
 from onnx import GraphProto, TensorProto, helper
-from trt_var import BundleError, Pipeline, external
-from trt_var.bundle import Bundle
-from trt_var.cli import main
-from trt_var.memory import need
+
+from helpers import record
+from trt_var import BundleError, Pipeline
+from trt_var.bundle import external
+from trt_var.bundle.memory import need
+from trt_var.bundle.opening import Bundle
+from trt_var.cli.main import main
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def test_what_cannot_be_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def refused(path: Path) -> str:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("trt_var.bundle.file_sha256", refused)
+    monkeypatch.setattr("trt_var.bundle.opening.file_sha256", refused)
     with pytest.raises(BundleError, match=r"drafter\.onnx: Permission denied"):
         bundle.file("drafter.onnx")
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from trt_var import images
-from trt_var.cli import main
-from trt_var.commands import COMMANDS
+
+from trt_var.cli.commands import COMMANDS
+from trt_var.cli.main import main
+from trt_var.pictures import writing as images
 
 NO_BUILD = """import sys; sys.modules["torch"] = sys.modules["onnx"] = None
 from trt_var.cli import main; sys.exit(main(sys.argv[1:]))"""
@@ -210,7 +211,7 @@ def test_last_resort(
     def fails(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("trt_var.backends.statuses", fails)
+    monkeypatch.setattr("trt_var.backends.choosing.statuses", fails)
     assert main(["backends"]) == 1
     found = capsys.readouterr().err
     assert found.startswith(f"trt-var backends: {message}")

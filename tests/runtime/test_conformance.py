@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trt_var import cuda_bindings, engines
-from trt_var.backends import engine, tensorrt
-from trt_var.export import engines as builder
+
+from trt_var.backends.tensorrt import bindings as cuda_bindings
+from trt_var.backends.tensorrt import graph as engine
+from trt_var.backends.tensorrt import record as engines
+from trt_var.backends.tensorrt import runtime as tensorrt
+from trt_var_export import engines as builder
 
 API = Path(__file__).parents[1] / "api"
 Listing = dict[str, dict[str, str | None]]

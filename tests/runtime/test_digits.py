@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from trt_var.bundle import PACKAGED, Bundle
-from trt_var.cli import main
-from trt_var.evaluation import Judge
+
+from trt_var.bundle.opening import PACKAGED, Bundle
+from trt_var.cli.main import main
+from trt_var.quality.evaluation import Judge
 
 WEIGHTS = Path(__file__).parents[2] / "examples" / "digits" / "weights"
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_close, assert_tokens
 from numpy.typing import NDArray
 from PIL import Image
+
+from helpers import assert_close, assert_tokens
 from trt_var import DataError, Pipeline, Sampling, UsageError
 from trt_var.backends.base import Backend
 from trt_var.backends.openvino import OpenVino
-from trt_var.bundle import Bundle
-from trt_var.cli import main
-from trt_var.pictures import MAX_PIXELS, box_mask, read_mask, read_picture
+from trt_var.bundle.opening import Bundle
+from trt_var.cli.main import main
+from trt_var.pictures.reading import MAX_PIXELS, box_mask, read_mask, read_picture
 
 GREEDY = Sampling(top_k=1)
 SIDE = 8

@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from trt_var import engines
-from trt_var.bundle import Bundle
-from trt_var.engines import Batch, Pass
+
+from trt_var.backends.tensorrt import record as engines
+from trt_var.backends.tensorrt.record import Batch
+from trt_var.bundle.manifest import Manifest
+from trt_var.bundle.opening import Bundle
+from trt_var.bundle.passes import Pass
 from trt_var.errors import BundleError
-from trt_var.manifest import Manifest
 
 BATCH = Batch(1, 8, 64)
 

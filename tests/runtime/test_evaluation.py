@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from helpers import assert_close, record
 from trt_var import BundleError, Pipeline, UsageError
 from trt_var.backends.openvino import multiplies_bfloat16
-from trt_var.bundle import PACKAGED, Bundle
-from trt_var.cli import main
-from trt_var.evaluation import Judge, agreement, frechet_distance, measure, spread
-from trt_var.results import Generation
-from trt_var.samples import Series
+from trt_var.bundle.opening import PACKAGED, Bundle
+from trt_var.cli.main import main
+from trt_var.quality.evaluation import Judge, agreement, frechet_distance, measure, spread
+from trt_var.quality.samples import Series
+from trt_var.requests.results import Generation
 
 FILES = ["eval", "--engines", "digits", "--per-class", "2", "--backend", "onnxruntime"]
 ROUND = [*FILES, "--rounds", "2"]
@@ -190,7 +191,9 @@ def test_everything_is_looked_at_before_the_first_image(
 
 
 def test_figures_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_var.commands.evaluate._work", lambda options: lambda options, pipeline: {"a": float("nan")})
+    monkeypatch.setattr(
+        "trt_var.cli.measuring.evaluate._work", lambda options: lambda options, pipeline: {"a": float("nan")}
+    )
     assert main([*FILES, "--json", str(tmp_path / "a.json")]) == 1
     assert not list(tmp_path.iterdir())
 

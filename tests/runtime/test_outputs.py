@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trt_var import files, images
-from trt_var.cli import main
+
+from trt_var.cli.main import main
 from trt_var.errors import OutputError, UsageError
-from trt_var.outputs import check_targets
+from trt_var.files import writing as files
+from trt_var.files.outputs import check_targets
+from trt_var.pictures import writing as images
 from trt_var.pipeline import Pipeline
-from trt_var.results import Generation
+from trt_var.requests.results import Generation
 
 RUN = ["run", "--engines", "digits", "--backend", "onnxruntime"]
 

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import assert_close, assert_tokens, random_weights
-from numpy.typing import NDArray
 from trt_var import Pipeline, Sampling, UsageError
 from trt_var.backends.openvino import OpenVino
-from trt_var.bundle import Bundle
-from trt_var.decoding import Request, decode, upload
-from trt_var.export.reference import TorchBackend
-from trt_var.sampling import uniforms
+from trt_var.bundle.opening import Bundle
+from trt_var.decoding.loop import Request, decode, upload
+from trt_var.decoding.sampling import uniforms
+from trt_var_export.graphs.reference import TorchBackend
 
 GREEDY = Sampling(top_k=1)
 SAMPLED = Sampling(cfg=3.0, top_k=40, top_p=0.9, temperature=(1.3, 1.2, 1.0, 0.8))

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from trt_var import UsageError, plan
-from trt_var import manifest as manifests
-from trt_var.bundle import Bundle
-from trt_var.cli import main
-from trt_var.memory import need
+
+from trt_var import UsageError
+from trt_var.bench import plan
+from trt_var.bundle import manifest as manifests
+from trt_var.bundle.memory import need
+from trt_var.bundle.opening import Bundle
+from trt_var.cli.main import main
 
 
 def test_work_of_the_digits_pair() -> None:

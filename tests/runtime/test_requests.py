@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trt_var import UsageError, sampling
-from trt_var.bundle import Bundle
-from trt_var.labels import resolve
-from trt_var.manifest import Manifest
-from trt_var.requests import Run, prepare
-from trt_var.sampling import Sampling
+
+from trt_var import UsageError
+from trt_var.bundle.manifest import Manifest
+from trt_var.bundle.opening import Bundle
+from trt_var.decoding import sampling
+from trt_var.decoding.sampling import Sampling
+from trt_var.requests.checking import Run, prepare
+from trt_var.requests.labels import resolve
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,22 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+
 from helpers import GOLDEN, assert_close, assert_tokens
-from trt_var import BackendError, BundleError, Pipeline, Sampling, UsageError, backends, engines, simulated
-from trt_var.backends.replay import Replay
-from trt_var.backends.tensorrt import TensorRT
-from trt_var.bundle import PACKAGED, Bundle
-from trt_var.cli import main
-from trt_var.cuda import VARIABLE
-from trt_var.engines import Batch
-from trt_var.export.engines import EngineRecipe, build_engines
-from trt_var.memory import need
-from trt_var.results import Generation
-from trt_var.simulated_device import POISON, TOTAL, SimulatedDevice, SimulationError
+from trt_var import BackendError, BundleError, Pipeline, Sampling, UsageError
+from trt_var.backends import choosing as backends
+from trt_var.backends.tensorrt import record as engines
+from trt_var.backends.tensorrt.device import VARIABLE
+from trt_var.backends.tensorrt.record import Batch
+from trt_var.backends.tensorrt.replay import Replay
+from trt_var.backends.tensorrt.runtime import TensorRT
+from trt_var.backends.tensorrt.simulated import engine as simulated
+from trt_var.backends.tensorrt.simulated.device import POISON, TOTAL, SimulatedDevice, SimulationError
+from trt_var.bundle.memory import need
+from trt_var.bundle.opening import PACKAGED, Bundle
+from trt_var.cli.main import main
+from trt_var.requests.results import Generation
+from trt_var_export.engines import EngineRecipe, build_engines
 
 FOLDER = "tensorrt/simulated-1-host"
 golden = np.load(GOLDEN / "tiny.npz")
@@ -79,7 +83,7 @@ def test_digits_eager_and_captured(
 ) -> None:
     """Batches of 4, 1 and 3 (padded), thrice each: eager, eager and captured, launched."""
     measured(1.0, 0.5 if shadowed else 2.0)
-    caplog.set_level("INFO", "trt_var.backends.tensorrt")
+    caplog.set_level("INFO", "trt_var.backends.tensorrt.runtime")
     with Pipeline.load(digits, "onnxruntime") as reference, Pipeline.load(digits, "tensorrt") as pipeline:
         for turn in range(3):
             for labels in ([1, 2, 3, 4], [5], [6, 7, 8]):
@@ -295,7 +299,7 @@ def test_what_cannot_fit_is_refused_with_figures(digits: Path) -> None:
 
 
 def test_old_graphs_give_way(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trt_var.backends.tensorrt.MAX_REPLAYS", 2)
+    monkeypatch.setattr("trt_var.backends.tensorrt.runtime.MAX_REPLAYS", 2)
     with Pipeline.load(digits, "tensorrt") as pipeline:
         free = []
         for n_draft in (1, 2, 3, 4, 1):

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close
 from PIL import Image
+
+from helpers import assert_close
 from trt_var.errors import DataError
-from trt_var.training.data import ArrayImages, Augmentation, Batches, FolderImages
+from trt_var_training.data import ArrayImages, Augmentation, Batches, FolderImages
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
-from helpers import random_weights, save_checkpoint
 from PIL import Image
 from torch import Tensor
+
+from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
+from helpers import random_weights, save_checkpoint
 from trt_var import Pipeline, UsageError
-from trt_var.cli import main
-from trt_var.export.checkpoint import StateDict
+from trt_var.cli.main import main
+from trt_var_export.weights.checkpoint import StateDict
 
 
 @pytest.fixture

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_SCHEDULE, TOY_VAE
 from helpers import assert_close, random_weights
-from torch import nn
 from trt_var.errors import CheckpointError, TrainingError, UsageError
-from trt_var.export.architecture import hollow
-from trt_var.export.checkpoint import open_checkpoint
-from trt_var.export.conditions import condition_columns
-from trt_var.export.graphs import Encode
-from trt_var.export.transformer import Transformer
-from trt_var.training.data import ArrayImages, Augmentation, Batches
-from trt_var.training.trainer import Objective, Plan, train
-from trt_var.training.var import (
+from trt_var_export.graphs.conditions import condition_columns
+from trt_var_export.graphs.modules import Encode
+from trt_var_export.models.transformer import Transformer
+from trt_var_export.weights.architecture import hollow
+from trt_var_export.weights.checkpoint import open_checkpoint
+from trt_var_training.data import ArrayImages, Augmentation, Batches
+from trt_var_training.trainer import Objective, Plan, train
+from trt_var_training.var import (
     Teacher,
     VarObjective,
     drafter_objective,
@@ -28,8 +29,8 @@ from trt_var.training.var import (
     fresh_transformer,
     refiner_objective,
 )
-from trt_var.training.vqvae import VqvaeObjective, fresh_vqvae
-from trt_var.training.weights import load_transformer, save_weights
+from trt_var_training.vqvae import VqvaeObjective, fresh_vqvae
+from trt_var_training.weights import load_transformer, save_weights
 
 SIDE = 8
 

@@ -1,0 +1,55 @@
+"""Building a bundle: checkpoints → checked ONNX graphs, condition tables and a manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trt_var.bundle.target import check_bundle_target
+from trt_var.errors import BackendError, OutputError, UsageError
+from trt_var.files.writing import appearing
+from trt_var_export.recipe import Progress, Recipe, Silent
+
+MAX_TOP_K = 3840  # TensorRT's TopK takes no more
+
+
+def build(recipe: Recipe, progress: Progress | None = None) -> Path:
+    """Build a bundle into ``recipe.out``; it appears there complete or not at all.
+
+    Raises:
+        UsageError: the recipe contradicts itself, or the target exists.
+        CheckpointError: weights missing, damaged, or of models that do not belong together.
+        BackendError: the ``export`` extra is not installed.
+        ExportError: a graph disagrees with the torch model.
+        OutputError: the target cannot be written.
+    """
+    check(recipe)
+    try:
+        from trt_var_export.workshop import Workshop  # imports torch; a bad request is told without it
+    except ImportError as error:
+        raise BackendError(f"building needs PyTorch and ONNX ({error}): pip install 'trt-var[export]'") from error
+
+    workshop = Workshop.open(recipe, progress or Silent())
+    with appearing(recipe.out) as folder:
+        workshop.fill(folder)
+    return recipe.out
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse before anything is fetched or traced.
+
+    Raises:
+        UsageError: a value out of range or an empty name; BundleExistsError: something lies at ``recipe.out``.
+        OutputError: no file can have that name.
+    """
+    for option, name in {"drafter": recipe.drafter, "refiner": recipe.refiner, "vae": recipe.vae}.items():
+        if name is not None and not name.strip():
+            plain = "; leave --refiner out for plain VAR" if option == "refiner" else ""
+            raise UsageError(f"--{option} is empty; give a released name, a file or random weights{plain}")
+    if not 1 <= recipe.max_top_k <= MAX_TOP_K:
+        raise UsageError(f"--max-top-k is {recipe.max_top_k}; expected 1 to {MAX_TOP_K}, what TensorRT's TopK takes")
+    if recipe.finetuned is not None and recipe.refiner is None:
+        raise UsageError("--finetuned names a pair; give --refiner d16 too")
+    try:
+        check_bundle_target(recipe.out, recipe.force)
+    except OSError as error:
+        raise OutputError(f"cannot write {str(recipe.out)[:120]}: {error.strerror or error}") from error

@@ -1,0 +1,1 @@
+"""Eager PyTorch doing what the published code does, to measure against."""

@@ -1,0 +1,1 @@
+"""What is traced, how, and how it is checked."""

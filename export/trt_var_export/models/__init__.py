@@ -1,0 +1,1 @@
+"""The models in PyTorch, and how their shapes are read off a checkpoint."""

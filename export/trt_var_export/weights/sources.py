@@ -1,0 +1,110 @@
+"""What ``--drafter``, ``--refiner`` and ``--vae`` may name: released weights, files, random weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from trt_var.errors import CheckpointError, UsageError
+from trt_var_export.models.transformer import TransformerShape
+from trt_var_export.models.vqvae import VqvaeShape
+from trt_var_export.weights.architecture import parameter_shapes, released_shape, released_vqvae_shape
+from trt_var_export.weights.checkpoint import Checkpoint, RandomWeights, open_checkpoint, shown
+
+log = logging.getLogger(__name__)
+Part = Literal["drafter", "refiner", "vae"]
+
+VAR = ("FoundationVision/var", "6d0ee6598a42f75079aa79e58b012b57b284c91b")
+CODE = ("Zigeng/VAR_CoDe", "main")  # no commit pinned yet; the one that was used goes into the manifest
+RELEASED = {f"d{depth}": f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)}
+RELEASED_VAE = "vae_ch160v4096z32.pth"
+FINETUNED = (6, 7, 8, 9)
+SUFFIXES = (".pth", ".pt", ".safetensors")
+MAX_DEPTH, MAX_CHANNELS, SEED_DIGITS = 64, 512, 18
+RANDOM_SEEDS: dict[Part, int] = {"drafter": 0, "refiner": 1, "vae": 2}
+
+
+def resolve(text: str, part: Part, finetuned: int | None = None) -> Checkpoint:
+    """Open what a command line names.
+
+    Args:
+        text: ``d16`` … ``d36`` or ``default`` (the released VQVAE); a path; ``random:d30[:SEED]``, for the VQVAE
+            ``random[:SEED]`` or ``random:ch32[:SEED]``.
+        finetuned: take the released pair that CoDe tuned for this N instead of the plain d30 and d16; files are taken
+            as they are.
+
+    Raises:
+        UsageError: a name that is none of these.
+        CheckpointError: cannot be fetched or read.
+    """
+    if text.split(":")[0] == "random":
+        return _random(text, part)
+    if part == "vae" and text == "default":
+        return _fetch(*VAR, RELEASED_VAE, part)
+    if part != "vae" and finetuned is not None and Path(text).suffix not in SUFFIXES:
+        return _fetch_finetuned(text, part, finetuned)
+    if part != "vae" and text in RELEASED:
+        return _fetch(*VAR, RELEASED[text], part)
+    if Path(text).suffix not in SUFFIXES:
+        names = "default, random" if part == "vae" else f"{', '.join(RELEASED)}, random:dN"
+        raise UsageError(f"--{part} {shown(text)!r} is neither a released name ({names}) nor a .pth or .safetensors file")
+    return open_checkpoint(Path(text), "vae_local" if part == "vae" else "var_wo_ddp")
+
+
+def _fetch_finetuned(text: str, part: Part, finetuned: int) -> Checkpoint:
+    plain = {"drafter": "d30", "refiner": "d16"}[part]
+    if finetuned not in FINETUNED or text != plain:
+        raise UsageError(
+            f"--finetuned takes N = {FINETUNED} with --drafter d30 --refiner d16, or files; "
+            f"got {finetuned} with {shown(text)}"
+        )
+    return _fetch(*CODE, f"{part}_{finetuned}.pth", part)
+
+
+def _fetch(repository: str, revision: str, name: str, part: Part) -> Checkpoint:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        path = Path(hf_hub_download(repository, name, revision=revision))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"cannot fetch {name} of {repository} ({reason}); check the network and HF_HUB_OFFLINE, "
+            f"or give a file, or random:d16 to try without weights"
+        ) from error
+    checkpoint = open_checkpoint(path, "vae_local" if part == "vae" else "var_wo_ddp")
+    checkpoint.origin = {"repository": repository, "revision": path.parent.name, "path": name}
+    return checkpoint
+
+
+def _random(text: str, part: Part) -> Checkpoint:
+    fields = text.split(":")[1:]
+    given = f"--{part} {shown(text)!r}"
+    shape: TransformerShape | VqvaeShape
+    buffers = {}
+    if part == "vae":
+        channels = _number(fields.pop(0)[2:]) if fields and fields[0].startswith("ch") else 160
+        if channels % 32 or not 32 <= channels <= MAX_CHANNELS:
+            raise UsageError(f"{given}: channels must be a multiple of 32 up to {MAX_CHANNELS}, e.g. random:ch32")
+        shape = released_vqvae_shape(channels)
+    else:
+        name = fields.pop(0) if fields else ""
+        depth = _number(name[1:]) if name.startswith("d") else 0
+        if not 1 <= depth <= MAX_DEPTH:
+            raise UsageError(f"{given}: expected random:dN with N from 1 to {MAX_DEPTH}, e.g. random:d16")
+        shape = released_shape(depth)
+        buffers = {"lvl_1L": torch.tensor([shape.schedule.levels()])}
+    seed = _number(fields[0], SEED_DIGITS) if fields else RANDOM_SEEDS[part]
+    if len(fields) > 1 or seed < 0:
+        raise UsageError(f"{given}: the seed must be a whole number of up to {SEED_DIGITS} digits, e.g. random:d16:7")
+    log.warning("%s: random weights (%s); the images will mean nothing", part, shown(text))
+    return RandomWeights(parameter_shapes(shape), seed, buffers)
+
+
+def _number(text: str, digits: int = 4) -> int:
+    """A whole number of so many digits; −1 for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= digits else -1

@@ -1,0 +1,62 @@
+"""Class-conditional images from VAR models with Collaborative Decoding, without PyTorch at run time.
+
+>>> from trt_var import Pipeline
+>>> with Pipeline.load("engines/d30-d16") as pipeline:
+...     images = pipeline.generate([207, "otter"], seeds=0, n_draft=8).images
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trt_var.errors import (
+    BackendError,
+    BundleError,
+    BundleExistsError,
+    CheckpointError,
+    DataError,
+    ExportError,
+    OutputError,
+    TrainingError,
+    TrtVarError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from trt_var.decoding.sampling import Sampling
+    from trt_var.pipeline import Pipeline
+    from trt_var.requests.results import Generation, Preview, Reconstruction
+
+__all__ = [
+    "BackendError",
+    "BundleError",
+    "BundleExistsError",
+    "CheckpointError",
+    "DataError",
+    "ExportError",
+    "Generation",
+    "OutputError",
+    "Pipeline",
+    "Preview",
+    "Reconstruction",
+    "Sampling",
+    "TrainingError",
+    "TrtVarError",
+    "UsageError",
+]
+
+_LATE = {
+    "Generation": "requests.results",
+    "Pipeline": "pipeline",
+    "Preview": "requests.results",
+    "Reconstruction": "requests.results",
+    "Sampling": "decoding.sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the pipeline when it is first used, so that ``trt-var --help`` need not."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)

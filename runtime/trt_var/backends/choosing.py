@@ -1,0 +1,80 @@
+"""The backends: which exist, which are usable here, and which one ``auto`` takes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+
+from trt_var.backends.base import Backend
+from trt_var.bundle.opening import Bundle
+from trt_var.errors import BackendError, UsageError
+
+log = logging.getLogger(__name__)
+
+# name → (module, what to install)
+KINDS = {
+    "tensorrt": ("trt_var.backends.tensorrt.runtime", "pip install 'trt-var[gpu]', or 'trt-var[rtx]' for TensorRT-RTX"),
+    "openvino": ("trt_var.backends.openvino", "pip install 'trt-var[cpu]'"),
+    "onnxruntime": ("trt_var.backends.onnxruntime", "pip install 'trt-var[cpu]', or 'trt-var[gpu]' for CUDA"),
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a backend is usable here: its description, or the reason why not."""
+
+    name: str
+    usable: bool
+    detail: str
+    rank: int = 0
+
+
+def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
+    """Create a backend by name; ``auto`` takes a GPU if one is usable, else the fastest on this CPU.
+
+    TensorRT runs the engines of one bundle, and is usable where that bundle has some for this GPU.
+
+    Raises:
+        UsageError: unknown name.
+        BackendError: not installed or not usable, with the reason and what to install.
+    """
+    if name == "auto":
+        return _automatic(bundle)
+    if name not in KINDS:
+        raise UsageError(f"backend is {name!r}; expected auto, {' or '.join(KINDS)}")
+    module, install = KINDS[name]
+    try:
+        backend: Backend = importlib.import_module(module).create(bundle)
+    except ImportError as error:
+        raise BackendError(f"backend {name} is not installed ({error}): {install}") from error
+    log.info("backend %s: %s", name, backend.description)
+    return backend
+
+
+def statuses(bundle: Bundle | None = None) -> list[Status]:
+    """Every backend with its description or the reason why it is not usable, for a bundle if one is given."""
+    found = []
+    for name in KINDS:
+        try:
+            backend = create(name, bundle)
+            found.append(Status(name, True, backend.description, backend.rank))
+        except BackendError as error:
+            found.append(Status(name, False, str(error)))
+    return found
+
+
+def fastest(found: list[Status]) -> Status | None:
+    """The one that ``auto`` takes, the highest rank (base.Backend; docs/backends.md has the figures behind the ranks)."""
+    return max((status for status in found if status.usable), key=lambda status: status.rank, default=None)
+
+
+def _automatic(bundle: Bundle | None) -> Backend:
+    found = statuses(bundle)
+    chosen = fastest(found)
+    if chosen is None:
+        raise BackendError("no backend is usable here: " + "; ".join(status.detail for status in found))
+    for status in found:
+        if not status.usable:
+            log.info("backend %s not considered: %s", status.name, status.detail)
+    return create(chosen.name, bundle)

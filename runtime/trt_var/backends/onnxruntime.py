@@ -1,0 +1,124 @@
+"""ONNX Runtime: the embedded default on CPUs, and NVIDIA GPUs through its CUDA provider.
+
+Inputs and outputs are bound by address, so no tensor is copied between scales, on the host or on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import DTypeLike, NDArray
+
+from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, HostMemory, int8_products
+from trt_var.bundle.opening import Bundle
+from trt_var.errors import BackendError
+
+CUDA = "CUDAExecutionProvider"
+
+
+class OnnxGraph:
+    """A session; every run has a binding of its own, so threads may share it."""
+
+    def __init__(self, session: ort.InferenceSession, device: str) -> None:
+        self._session, self._device = session, device
+
+    def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        self._run(inputs, outputs)
+
+    def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], also: Iterable[str] = ()) -> list[Any]:
+        """All outputs, those in buffers first; ``also`` are in memory that ONNX Runtime allocates."""
+        try:
+            binding = self._session.io_binding()
+            for name, buffer in inputs.items():
+                binding.bind_input(name, self._device, 0, buffer.dtype.type, buffer.shape, _address(buffer))
+            for name, buffer in outputs.items():
+                binding.bind_output(name, self._device, 0, buffer.dtype.type, buffer.shape, _address(buffer))
+            for name in also:
+                binding.bind_output(name, self._device)
+            self._session.run_with_iobinding(binding)
+            return list(binding.get_outputs()) if also else []
+        except Exception as error:  # ONNX Runtime raises bare RuntimeErrors and its own unrelated classes
+            raise BackendError(f"ONNX Runtime failed: {str(error).splitlines()[0]}") from error
+
+
+class OnnxRuntime(HostMemory):
+    """The CPU provider."""
+
+    name = "onnxruntime"
+    rank = 1
+    _providers: tuple[Any, ...] = ("CPUExecutionProvider",)
+    _device = "cpu"
+
+    def __init__(self, remark: str = "", quantised: bool = False) -> None:
+        self.description = f"ONNX Runtime {ort.__version__}, CPU, {int8_products(quantised)}float32 arithmetic{remark}"
+
+    def load(self, path: Path, *, exact: bool = False) -> Graph:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False  # the arena keeps every scale's peak: 0.6 GB at d30+d16, and no faster
+        try:
+            session = ort.InferenceSession(path, options, providers=list(self._providers))
+        except Exception as error:  # as above
+            raise BackendError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+        used = session.get_providers()[0]
+        if used != self._provider_name():
+            raise BackendError(f"ONNX Runtime fell back to {used}; its log says why {self._provider_name()} failed")
+        return OnnxGraph(session, self._device)
+
+    def _provider_name(self) -> str:
+        first = self._providers[0]
+        return str(first[0] if isinstance(first, tuple) else first)
+
+
+class OnnxRuntimeCuda(OnnxRuntime):
+    """The CUDA provider, on device 0; buffers stay on the device until downloaded."""
+
+    rank = 3
+    _device = "cuda"
+    # TF32 would round float32 products to 10 bits; graphs are either exact or float16 by their own types
+    _providers = ((CUDA, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}),)
+
+    def __init__(self) -> None:
+        ort.preload_dlls()
+        self.description = f"ONNX Runtime {ort.__version__}, CUDA device 0, arithmetic of the graph's own types"
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
+        held = tuple(max(size, 1) for size in shape)  # an empty buffer still needs an address
+        value = ort.OrtValue.ortvalue_from_shape_and_type(held, np.dtype(dtype).type, "cuda", 0)
+        return DeviceArray(value, value.data_ptr(), shape, np.dtype(dtype))
+
+    def upload(self, array: NDArray[Any]) -> Buffer:
+        if not array.size:
+            return self.empty(array.shape, array.dtype)
+        value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+        return DeviceArray(value, value.data_ptr(), array.shape, array.dtype)
+
+    def download(self, buffer: Buffer) -> NDArray[Any]:
+        if not isinstance(buffer, DeviceArray) or buffer.address != buffer.owner.data_ptr():
+            raise BackendError("only whole buffers can be downloaded")
+        return np.asarray(buffer.owner.numpy()).reshape(buffer.shape)
+
+
+def _address(buffer: Buffer) -> int:
+    if isinstance(buffer, DeviceArray):
+        return buffer.address
+    if not (isinstance(buffer, np.ndarray) and buffer.flags.c_contiguous):
+        raise BackendError("buffers must be contiguous arrays")
+    return int(buffer.ctypes.data)
+
+
+def create(bundle: Bundle | None = None) -> Backend:
+    """The CUDA provider where the installed package and the machine have it, else the CPU provider, saying why."""
+    quantised = bundle is not None and bundle.manifest.quantised is not None
+    if CUDA not in ort.get_available_providers():
+        return OnnxRuntime(quantised=quantised)
+    try:
+        backend = OnnxRuntimeCuda()
+        backend.empty((1,), np.float32)  # the only sign of a missing driver or device before a session is made
+    except Exception as error:  # as above
+        return OnnxRuntime(f" (CUDA not usable: {str(error).splitlines()[0]})", quantised)
+    return backend

@@ -1,0 +1,1 @@
+"""TensorRT 11 and TensorRT-RTX on a device."""

@@ -1,0 +1,35 @@
+"""Which device: ``TRT_VAR_CUDA`` chooses the seam; without it PyCUDA is taken where it is installed, else cuda-core."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from trt_var.backends.tensorrt.bindings import CudaCore, PyCuda
+from trt_var.backends.tensorrt.device import Device
+from trt_var.backends.tensorrt.simulated.device import SimulatedDevice
+from trt_var.errors import BackendError, UsageError
+
+VARIABLE = "TRT_VAR_CUDA"
+
+
+SEAMS: dict[str, Callable[[], Device]] = {"pycuda": PyCuda, "cuda-core": CudaCore, "simulated": SimulatedDevice}
+
+
+def create() -> Device:
+    """The device through the seam that ``TRT_VAR_CUDA`` names, else PyCUDA or cuda-core, whichever is installed.
+
+    Raises:
+        UsageError: an unknown name.
+        BackendError: no seam is installed, or there is no usable driver or device.
+    """
+    wanted = os.environ.get(VARIABLE)
+    if wanted and wanted not in SEAMS:
+        raise UsageError(f"{VARIABLE} is {wanted!r}; expected {', '.join(SEAMS)}")
+    missing = []
+    for name in [wanted] if wanted else ["pycuda", "cuda-core"]:
+        try:
+            return SEAMS[name]()
+        except ImportError as error:
+            missing.append(f"{name}: {error}")
+    raise BackendError(f"no access to a GPU ({'; '.join(missing)}): pip install 'trt-var[gpu]' or 'trt-var[rtx]'")

@@ -1,0 +1,1 @@
+"""A device and engines simulated in host memory, for machines without a GPU."""

@@ -1,0 +1,1 @@
+"""Measuring times and memory, reporting them, and choosing by them."""

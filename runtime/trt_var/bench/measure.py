@@ -1,0 +1,219 @@
+"""Times and memory of a bundle, each measurement in a process of its own.
+
+Eager PyTorch is measured the same way by the export package (``trt_var_export.eager.measure``).
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from trt_var.bundle.manifest import Manifest, Role
+from trt_var.bundle.passes import last_scales
+from trt_var.decoding.loop import Request, decode, draw, render, upload
+from trt_var.decoding.sampling import Sampling, uniforms
+from trt_var.errors import BackendError, TrtVarError
+from trt_var.pipeline import Pipeline
+
+EAGER = "eager"
+SETTLED = 3  # batches that the TensorRT backend draws before it has chosen how
+PACKAGES = ("trt-var", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
+Seconds = tuple[list[float], float, float]
+"""Of every scale, of the decoder, and of all."""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What to measure: ``backend`` may be ``eager``, PyTorch with random weights on ``device``."""
+
+    engines: str
+    backend: str
+    n_draft: int
+    batch: int
+    repeats: int
+    device: str = "cpu"
+
+
+class Models(msgspec.Struct, frozen=True):
+    """What a bundle holds, as far as times of it stand for another's: patch sides, depth of every transformer, precision."""
+
+    schedule: tuple[int, ...]
+    depths: dict[Role, int]
+    precision: str
+
+    def alike(self, other: Models) -> bool:
+        """Whether both are the same models, in whatever precision."""
+        return (self.schedule, self.depths) == (other.schedule, other.depths)
+
+
+def models(manifest: Manifest) -> Models:
+    """What a bundle holds."""
+    depths = {role: model.depth for role, model in manifest.models.items()}
+    return Models(manifest.schedule, depths, f"{manifest.precision}{', quantised' if manifest.quantised else ''}")
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One measurement: seconds, medians over the repeats; bytes.
+
+    Attributes:
+        first: seconds of the first request, what is prepared once included; loading is not.
+        total: seconds of a batch.
+        scales: seconds of every scale, the host waiting after each.
+        decoder: seconds of the VQVAE's decoder.
+        peak: resident memory of the process at its highest.
+        device_memory: taken on the GPU, where the backend can tell.
+        parameters: of the transformers in use.
+        drops_outputs: whether the backend spends no memory on outputs that nobody takes.
+    """
+
+    setting: Setting
+    description: str
+    first: float
+    total: float
+    scales: list[float]
+    decoder: float
+    peak: int
+    device_memory: int | None
+    parameters: int
+    drops_outputs: bool = True
+
+
+def in_process(setting: Setting, module: str = __name__) -> Row:
+    """Measure in a new process, by a module that ``child`` answers for.
+
+    Raises:
+        BackendError: it failed, with what it said last.
+    """
+    command = [sys.executable, "-m", module, msgspec.json.encode(setting).decode()]
+    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 (this interpreter, these settings)
+    if done.returncode:
+        ended = f"killed by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+        last = (done.stderr.strip().splitlines() or [ended])[-1] if done.returncode > 0 else ended
+        raise BackendError(f"{setting.backend}, N = {setting.n_draft}, batch {setting.batch}: {last}")
+    return msgspec.json.decode(done.stdout.splitlines()[-1], type=Row)
+
+
+def measure(setting: Setting) -> Row:
+    """Measure a bundle in this process."""
+    with Pipeline.load(setting.engines, setting.backend) as pipeline:
+        free = pipeline.free_memory()
+        times = repeated(_bundle(pipeline, setting), setting.repeats)
+        left = pipeline.free_memory()
+        drops = pipeline.chain(setting.n_draft).backend.drops_outputs
+        taken = 0 if free is None or left is None else free - left
+        return row(setting, pipeline.manifest, pipeline.backend, times, taken if taken > 0 else None, drops)
+
+
+def repeated(run: Callable[[], Seconds], repeats: int) -> tuple[float, list[Seconds]]:
+    """Seconds of the first run, whatever is prepared in it included, and of those after it."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started, [run() for _ in range(repeats)]
+
+
+def row(
+    setting: Setting,
+    manifest: Manifest,
+    description: str,
+    times: tuple[float, list[Seconds]],
+    device_memory: int | None = None,
+    drops_outputs: bool = True,
+) -> Row:
+    """A row of what ``repeated`` found."""
+    first, results = times
+    return Row(
+        setting,
+        description,
+        first,
+        statistics.median(total for _, _, total in results),
+        [statistics.median(column) for column in zip(*(scales for scales, _, _ in results), strict=True)],
+        statistics.median(decoder for _, decoder, _ in results),
+        _peak(),
+        device_memory,
+        sum(manifest.models[role].parameters for role in last_scales(len(manifest.schedule), setting.n_draft)),
+        drops_outputs,
+    )
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, system and the versions of what computes."""
+    found = {"processor": platform.processor() or platform.machine(), "system": f"{platform.system()} {platform.machine()}"}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        flags = next((line for line in lines if line.startswith("flags")), "").split()
+        short = ", ".join(flag for flag in ("amx_int8", "amx_bf16", "avx512_bf16", "avx512_vnni", "avx2") if flag in flags)
+        found |= {"processor": f"{names[0]} ({short})" if names else found["processor"], "cores": str(len(names))}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _bundle(pipeline: Pipeline, setting: Setting) -> Callable[[], Seconds]:
+    """TensorRT draws it all in one launch, which is timed by itself; its scales with the host waiting after each."""
+    manifest, chain = pipeline.manifest, pipeline.chain(setting.n_draft)
+    batch = chain.backend.padded(setting.batch)
+    if batch < setting.batch:
+        raise BackendError(f"these engines draw {batch} images at once; measure that, or build them for more")
+    chain.backend.check_room(setting.n_draft, batch)
+    labels = tuple(i % manifest.classes for i in range(batch))
+    numbers = uniforms(range(batch), sum(side**2 for side in manifest.schedule))
+    request = Request(labels, numbers, setting.n_draft, Sampling(top_k=min(600, manifest.max_top_k)))
+
+    warming = iter(range(SETTLED))
+
+    def run() -> Seconds:
+        times = [time.perf_counter()]
+        for scale in decode(chain, request.n_draft, upload(chain, request)):
+            chain.backend.download(scale.tokens)
+            times.append(time.perf_counter())
+        chain.backend.download(render(chain, scale.f_hat))
+        times.append(time.perf_counter())
+        *scales, decoder = (b - a for a, b in pairwise(times))
+        if chain.backend.name != "tensorrt":
+            return scales, decoder, times[-1] - times[0]
+        for _ in warming:  # until the graph is captured, and the ways of drawing are compared
+            draw(chain, request)
+        started = time.perf_counter()
+        draw(chain, request)
+        return scales, decoder, time.perf_counter() - started
+
+    return run
+
+
+def _peak() -> int:
+    import resource
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
+
+
+def child(argument: str, measure: Callable[[Setting], Row]) -> int:
+    """Answer ``in_process``: a row on stdout; or what went wrong, on one line, last on stderr."""
+    try:
+        row = measure(msgspec.json.decode(argument, type=Setting))
+    except Exception as error:  # whatever it is, the parent says it in one line
+        if not isinstance(error, TrtVarError):
+            traceback.print_exc()
+        reason = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split())
+        sys.stderr.write(f"\n{reason or 'no reason given'}\n")
+        return 1
+    sys.stdout.write(f"\n{msgspec.json.encode(row).decode()}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(child(sys.argv[1], measure))

@@ -1,0 +1,118 @@
+"""``trt-var build``: checkpoints → bundle. Needs the ``export`` extra."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt_var.cli.building import calibrate, engines
+from trt_var.cli.progress import Bars
+
+if TYPE_CHECKING:
+    from trt_var.schedule import Schedule
+    from trt_var_export.recipe import Recipe
+
+MAX_SIDE = 256
+
+
+def add(subparsers: Any, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="turn checkpoints into a bundle (needs trt-var[export])",
+        description="Export drafter, refiner and VQVAE to ONNX, compare every graph with the PyTorch model, and write "
+        "a bundle that runs without PyTorch.",
+    )
+    names = "d16, d20, d24, d30, d36 (fetched from Hugging Face), a .pth or .safetensors file, or random:dN[:SEED]"
+    parser.add_argument("--drafter", required=True, metavar="MODEL", help=f"draws the first scales: {names}")
+    parser.add_argument("--refiner", metavar="MODEL", help="draws the others; leave it out for plain VAR")
+    parser.add_argument(
+        "--vae", default="default", metavar="MODEL", help="the released VQVAE (default), a file, or random[:SEED]"
+    )
+    parser.add_argument(
+        "--finetuned",
+        type=int,
+        metavar="N",
+        help="the pair was tuned for this N and serves no other; d30 and d16 then mean CoDe's (N from 6 to 9)",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: engines/<drafter>-<refiner>)")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="of products and cache (default: fp32); int8: fp32 calibrated as trt-var calibrate does, with:",
+    )
+    calibrate.add_options(parser)
+    parser.add_argument("--max-top-k", type=int, default=1024, metavar="K", help="ceiling of top-k (default: 1024)")
+    parser.add_argument("--schedule", type=_schedule, metavar="1,2,…", help="patch sides, if the checkpoint does not tell")
+    parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
+    parser.add_argument("--no-compare", dest="compare", action="store_false", help="skip the comparison with PyTorch")
+    parser.add_argument("--tensorrt", action="store_true", help="also build engines, as trt-var engines does, with:")
+    engines.add_options(parser)
+    parser.set_defaults(command=_build, name=name)
+
+
+def _build(options: argparse.Namespace) -> None:
+    from trt_var_export.recipe import Recipe
+
+    tuned = None if options.finetuned is None else f"n{options.finetuned}"
+    names = [_short(name) for name in (options.drafter, options.refiner, tuned) if name]
+    out = options.out or Path("engines") / "-".join(names)
+    fields = ("drafter", "refiner", "vae", "precision", "max_top_k", "finetuned", "schedule", "force", "compare")
+    started = time.monotonic()
+    recipe = Recipe(out=out, **{field: getattr(options, field) for field in fields})
+    if options.precision == "int8":
+        _build_int8(recipe, options)
+    else:
+        _build_float(recipe)
+    print(f"{out} built in {time.monotonic() - started:.0f} s; next: trt-var run --engines {out}")
+    if options.tensorrt:
+        engines.build(out, options, force=options.force)
+
+
+def _build_float(recipe: Recipe) -> None:
+    from trt_var_export.build import build
+
+    bars = Bars()
+    try:
+        build(recipe, bars)
+    finally:
+        bars.close()
+
+
+def _build_int8(recipe: Recipe, options: argparse.Namespace) -> None:
+    """A float bundle beside the target, which goes when it has been calibrated."""
+    from dataclasses import replace
+
+    from trt_var.bundle.manifest import default_n_draft
+    from trt_var.bundle.opening import Bundle
+    from trt_var.decoding.sampling import preset
+    from trt_var_export.build import check
+
+    check(recipe)
+    recipe.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{recipe.out.name}.float-", dir=recipe.out.parent) as folder:
+        base = Path(folder) / "bundle"
+        _build_float(replace(recipe, out=base, precision="fp32"))
+        bundle = Bundle.open(base)
+        manifest = bundle.manifest
+        sampling = preset("default", len(manifest.schedule), manifest.vocabulary)
+        drawing = calibrate.Drawing(default_n_draft(manifest), 0, sampling)
+        calibrate.run(bundle, bundle, recipe.out, drawing, options)
+
+
+def _short(name: str) -> str:
+    """``random:d30:7`` → ``random_d30_7``, a path → its stem."""
+    return Path(name).stem.replace(":", "_")
+
+
+def _schedule(text: str) -> Schedule:
+    from trt_var.schedule import Schedule
+
+    fields = [field.strip() for field in text.split(",")]
+    sides = tuple(int(side) for side in fields if side.isascii() and side.isdecimal() and len(side) < 5)
+    if len(sides) < len(fields) or list(sides) != sorted(set(sides)) or not 1 <= sides[0] <= sides[-1] <= MAX_SIDE:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: expected rising patch sides from 1 to {MAX_SIDE}, e.g. 1,2,3,4")
+    return Schedule(sides)

@@ -1,0 +1,92 @@
+"""``trt-var engines``: a bundle's graphs → TensorRT or TensorRT-RTX engines."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt_var.cli import options as arguments
+from trt_var.cli.progress import Bars
+
+if TYPE_CHECKING:
+    from trt_var.backends.tensorrt.record import Batch
+
+
+def add(subparsers: Any, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="build TensorRT engines from a bundle (needs trt-var[gpu] or trt-var[rtx])",
+        description="Turn a bundle's graphs into engines that lie beside them: TensorRT for the GPU that is there, or "
+        "TensorRT-RTX ahead of time for a compute capability, without any GPU. One optimisation profile a scale and one for "
+        "the refiner's hand-over share the weights.",
+    )
+    parser.add_argument("bundle", type=Path, metavar="DIR", help="the bundle; --precision fp16 ones give fused attention")
+    add_options(parser)
+    parser.add_argument("--graphs", type=_names, default=(), metavar="A,B,…", help="some graphs only, e.g. drafter,decoder")
+    parser.add_argument("--force", action="store_true", help="replace the engines that are there")
+    parser.set_defaults(command=_engines, name=name)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What ``trt-var build --tensorrt`` takes too."""
+    parser.add_argument(
+        "--kind",
+        choices=("tensorrt", "rtx", "simulated"),
+        default="tensorrt",
+        help="default: tensorrt; simulated is for tests",
+    )
+    parser.add_argument("--target", metavar="SM", help="for rtx: sm75, sm80, sm86, sm89, sm120 or sm121")
+    parser.add_argument(
+        "--n-draft",
+        dest="n_drafts",
+        type=arguments.whole_numbers,
+        default=(),
+        metavar="N,N,…",
+        help="only the N that will be asked for: fewer profiles, smaller engines (default: all that the bundle serves)",
+    )
+    parser.add_argument(
+        "--shadow", action="store_true", help="profiles for the refiner beside the drafter, where --n-draft leaves 0 out"
+    )
+    parser.add_argument(
+        "--batch", type=_batch, default="1,8,64", metavar="MIN,OPT,MAX", help="batch sizes (default: %(default)s)"
+    )
+
+
+def _engines(options: argparse.Namespace) -> None:
+    build(options.bundle, options, options.graphs, options.force)
+
+
+def build(bundle: Path, options: argparse.Namespace, graphs: tuple[str, ...] = (), force: bool = False) -> None:
+    """Build with progress bars, and say what came of it."""
+    from trt_var.backends.tensorrt.record import read_record
+    from trt_var_export.engines import EngineRecipe, build_engines
+
+    started, bars = time.monotonic(), Bars()
+    try:
+        out = build_engines(
+            EngineRecipe(
+                bundle, options.kind, options.target, options.batch, graphs, tuple(options.n_drafts), force, options.shadow
+            ),
+            bars,
+        )
+    finally:
+        bars.close()
+    for name, engine in read_record(out).engines.items():
+        print(f"{name:12} {engine.size / 1e6:8.1f} MB  {len(engine.profiles):2} profiles  {engine.seconds:6.1f} s")
+    print(f"{out} built in {time.monotonic() - started:.0f} s")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """``drafter,decoder`` → its parts."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _batch(text: str) -> Batch:
+    from trt_var.backends.tensorrt.record import Batch
+
+    try:
+        return Batch(*map(int, text.split(",")))
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: expected three sizes, e.g. 1,8,64") from None

@@ -1,0 +1,28 @@
+"""One file a command: its options, and what it does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from trt_var.cli.building import build, calibrate, engines, finetune
+from trt_var.cli.drawing import demo, inpaint, reconstruct, run, sample
+from trt_var.cli.measuring import backends, bench, evaluate, info, plan
+
+COMMANDS: dict[str, Callable[[Any, str], None]] = {
+    "demo": demo.add,
+    "run": run.add,
+    "inpaint": inpaint.add,
+    "edit": inpaint.add,
+    "sample": sample.add,
+    "reconstruct": reconstruct.add,
+    "build": build.add,
+    "calibrate": calibrate.add,
+    "engines": engines.add,
+    "eval": evaluate.add,
+    "finetune": finetune.add,
+    "bench": bench.add,
+    "info": info.add,
+    "plan": plan.add,
+    "backends": backends.add,
+}

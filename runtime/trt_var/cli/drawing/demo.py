@@ -1,0 +1,40 @@
+"""``trt-var demo``: handwritten digits from the bundle inside the package."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+COLUMNS = 10
+
+
+def add(subparsers: Any, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="draw handwritten digits, without any download",
+        description="Draw a grid of handwritten digits, a row a class, with the small trained drafter, refiner and VQVAE "
+        "inside the package.",
+    )
+    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws, 0 to 6 (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
+    parser.add_argument("--out", type=Path, default=Path("demo.png"), metavar="FILE", help="default: %(default)s")
+    parser.set_defaults(command=_demo, name=name)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from trt_var import Pipeline
+    from trt_var.files.outputs import check_targets
+    from trt_var.pictures import writing as images
+
+    check_targets([options.out])
+    started = time.monotonic()
+    with Pipeline.load("digits") as pipeline:
+        labels = np.repeat(np.arange(pipeline.manifest.classes), COLUMNS)
+        drawn = pipeline.generate(labels.tolist(), seeds=options.seed, n_draft=options.n_draft, batch_size=len(labels))
+        images.save_picture(options.out, images.grid(drawn.images, columns=COLUMNS))
+        seconds = time.monotonic() - started
+        print(f"{options.out}: {len(labels)} digits in {seconds:.1f} s on {pipeline.backend}, loading included")

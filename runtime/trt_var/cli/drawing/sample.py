@@ -1,0 +1,91 @@
+"""``trt-var sample``: many images, in shards, resumable."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt_var.cli import options as arguments
+from trt_var.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from trt_var.bulk.shards import Bulk
+    from trt_var.bundle.manifest import Manifest
+    from trt_var.pipeline import Pipeline
+
+
+def add(subparsers: Any, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="draw many images of all classes into a folder, resumable",
+        description="Draw images of all classes in equal numbers; image i has seed S + i. Finished shards appear whole. "
+        "The same command goes on where an earlier one was stopped, and the images are those of an unbroken run.",
+    )
+    arguments.add_engines(parser)
+    parser.add_argument("--num", type=int, metavar="n", help="how many images (default: per class × classes)")
+    parser.add_argument("--per-class", type=int, metavar="n", help="how many of each class, instead of or to check --num")
+    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws (default: all but two)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
+    arguments.add_sampling(parser)
+    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8)")
+    parser.add_argument("--shard", type=int, default=256, metavar="n", help="images a file (default: 256)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the shards")
+    parser.add_argument(
+        "--adm-npz",
+        type=Path,
+        metavar="FILE",
+        help="then all of them as arr_0, uint8 [n, H, W, 3], for the ADM evaluator",
+    )
+    parser.set_defaults(command=_sample, name=name)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from trt_var import Pipeline
+    from trt_var.bulk import shards as bulk
+    from trt_var.files.outputs import check_targets
+    from trt_var.quality import samples
+
+    check_targets(files=[options.adm_npz], folders=[options.out])
+    with Pipeline.load(options.engines, options.backend) as pipeline:
+        wanted = _wanted(options, pipeline.manifest)
+        with tqdm(total=wanted.num, unit="image", disable=None) as bar:
+            shards = _drawn(pipeline, wanted, options.out, bar.update)
+        print(f"{options.out}: {wanted.num} images in {len(shards)} shards, {pipeline.backend}")
+        if options.adm_npz:
+            samples.write_images(options.adm_npz, wanted.num, pipeline.manifest.image_side, bulk.read_images(shards))
+            print(f"{options.adm_npz}: {wanted.num} images")
+
+
+def _drawn(pipeline: Pipeline, wanted: Bulk, out: Path, progress: Any) -> list[Path]:
+    from trt_var.bulk import shards as bulk
+
+    try:
+        return bulk.sample(pipeline, wanted, out, progress)
+    except OutputError as error:
+        if not (out / bulk.RECIPE).is_file():
+            raise
+        done = len(list(out.glob("shard-*.npz")))
+        raise OutputError(f"{error}; {done} of {len(wanted.spans())} shards are there, the same command goes on") from error
+
+
+def _wanted(options: argparse.Namespace, manifest: Manifest) -> Bulk:
+    from trt_var.bulk.shards import Bulk
+
+    if options.num is None and options.per_class is None:
+        raise UsageError("give --num or --per-class")
+    each = None if options.per_class is None else options.per_class * manifest.classes
+    if each is not None and options.num not in (None, each):
+        raise UsageError(
+            f"--num {options.num} is not --per-class {options.per_class} × {manifest.classes} classes = {each}; give one"
+        )
+    return Bulk(
+        options.num if each is None else each,
+        options.seed,
+        options.n_draft,
+        arguments.sampling(options, manifest),
+        options.batch_size,
+        options.shard,
+    )

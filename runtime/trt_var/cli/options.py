@@ -1,0 +1,69 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trt_var.bundle.manifest import Manifest
+    from trt_var.decoding.sampling import Sampling
+
+BACKENDS = ("auto", "tensorrt", "onnxruntime", "openvino")
+
+
+def add_engines(parser: argparse.ArgumentParser) -> None:
+    """Which bundle on which backend."""
+    parser.add_argument(
+        "--engines",
+        type=Path,
+        default=Path("engines/d30-d16"),
+        metavar="DIR",
+        help="the bundle, or digits for the one inside the package (default: %(default)s)",
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: the fastest that works")
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How tokens are drawn."""
+    parser.add_argument(
+        "--preset",
+        choices=("default", "code", "var"),
+        default="default",
+        help="published settings; single ones given beside it win",
+    )
+    parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength (default: 1.5)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="likeliest tokens kept; 1 is greedy (default: 600)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept (default: 0.96)")
+    parser.add_argument("--more-smooth", action="store_true", help="average codebook rows: smoother, for the eye alone")
+    parser.add_argument("--temperature", type=_numbers, metavar="T[,T…]", help="one, or one a scale (default: 1.0)")
+
+
+def sampling(options: argparse.Namespace, manifest: Manifest) -> Sampling:
+    """The settings that were asked for; what was not comes from the preset."""
+    from dataclasses import replace
+
+    from trt_var.decoding.sampling import preset
+
+    base = preset(options.preset, len(manifest.schedule), manifest.vocabulary)
+    given = {name: getattr(options, name) for name in ("cfg", "top_k", "top_p", "temperature")}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return replace(base, **chosen, more_smooth=options.more_smooth)
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers separated by commas, for argparse."""
+    parts = text.split(",")
+    if not all(re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}; expected whole numbers separated by commas")
+    return [int(part) for part in parts]
+
+
+def _numbers(text: str) -> float | tuple[float, ...]:
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}; expected a number, or one a scale separated by commas") from None
+    return numbers[0] if len(numbers) == 1 else numbers

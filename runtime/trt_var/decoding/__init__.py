@@ -1,0 +1,1 @@
+"""The decoding loop, and what decides a token."""

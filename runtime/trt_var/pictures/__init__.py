@@ -1,0 +1,5 @@
+"""Picture files: reading given ones, writing drawn ones."""
+
+from trt_var.pictures.reading import Box, Picture, box_mask, read_mask, read_picture
+
+__all__ = ["Box", "Picture", "box_mask", "read_mask", "read_picture"]

@@ -1,0 +1,1 @@
+"""Judging pictures: a bundle's judge, agreement, samples for published evaluators."""

@@ -1,0 +1,116 @@
+"""Samples for published evaluators: series of labels and seeds, and the ADM evaluator's file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_var.decoding.sampling import Sampling
+from trt_var.errors import OutputError, UsageError
+from trt_var.files.writing import replacing
+from trt_var.pipeline import Pipeline
+from trt_var.requests.checking import check_series, whole
+from trt_var.requests.results import Generation
+
+Progress = Callable[[int], object]
+PIECE = 512  # images in memory at a time
+MAX_SERIES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Series:
+    """Images of every class in turn, with consecutive seeds.
+
+    Attributes:
+        n_draft: how many scales the drafter draws.
+        per_class: images of each class.
+        seed: of the first image.
+        sampling: settings.
+        batch_size: images drawn together.
+    """
+
+    n_draft: int
+    per_class: int
+    seed: int = 0
+    sampling: Sampling | str = "default"
+    batch_size: int = 50
+
+    def __post_init__(self) -> None:
+        if whole(self.per_class, "per_class") < 1 or whole(self.batch_size, "batch_size") < 1:
+            raise UsageError(f"per_class is {self.per_class}, batch_size is {self.batch_size}; expected 1 or more")
+        whole(self.seed, "seed")
+
+    def check(self, pipeline: Pipeline, rounds: int = 1) -> None:
+        """Look at all that ``draw`` will ask for, and at the seeds of further rounds, without drawing.
+
+        Raises:
+            UsageError: the first value that cannot be meant.
+        """
+        last = self.seed + rounds * len(self.labels(pipeline)) - 1
+        check_series(pipeline.manifest, (self.seed, last), self.n_draft, self.sampling, self.batch_size)
+
+    def labels(self, pipeline: Pipeline) -> NDArray[np.int64]:
+        """The class of every image.
+
+        Raises:
+            UsageError: more images than a series may have.
+        """
+        total = self.per_class * pipeline.manifest.classes
+        if total > MAX_SERIES:
+            raise UsageError(f"{self.per_class} images of every class are {total}; expected at most {MAX_SERIES}")
+        return np.repeat(np.arange(pipeline.manifest.classes), self.per_class)
+
+    def draw(self, pipeline: Pipeline, progress: Progress | None = None) -> Iterator[Generation]:
+        """In pieces that fit in memory."""
+        labels, batch = self.labels(pipeline), self.batch_size
+        size = max(1, PIECE // batch) * batch
+        for start in range(0, len(labels), size):
+            yield pipeline.generate(
+                labels[start : start + size].tolist(),
+                seeds=self.seed + start,
+                n_draft=self.n_draft,
+                sampling=self.sampling,
+                batch_size=batch,
+                progress=progress,
+            )
+
+
+def write_adm(path: Path, pipeline: Pipeline, series: Series, progress: Progress | None = None) -> None:
+    """Write the file that ADM's evaluator takes: ``arr_0``, uint8 [n, H, W, 3], streamed, so that 50 000 fit.
+
+    VAR's and CoDe's protocols are 50 images of each of ImageNet's 1000 classes under ``--preset var`` and ``code``.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    drawn = (piece.images for piece in series.draw(pipeline, progress))
+    write_images(path, len(series.labels(pipeline)), pipeline.manifest.image_side, drawn)
+
+
+def write_images(path: Path, num: int, side: int, pieces: Iterable[NDArray[np.uint8]]) -> None:
+    """Write ``num`` images that come in pieces [n, side, side, 3] as ``arr_0`` of an npz, one piece in memory at a time.
+
+    Raises:
+        OutputError: the file cannot be written, or other images came than ``num`` of that size; nothing is left behind.
+    """
+    shape, written = (num, side, side, 3), 0
+    with (
+        replacing(path) as file,
+        zipfile.ZipFile(file, "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as array,
+    ):
+        np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for images in pieces:
+            if images.dtype != np.uint8 or images.shape[1:] != shape[1:]:
+                raise OutputError(
+                    f"cannot write {path}: images of shape {images.shape} {images.dtype}, expected {shape} uint8"
+                )
+            array.write(np.ascontiguousarray(images).data)
+            written += len(images)
+        if written != num:
+            raise OutputError(f"cannot write {path}: {written} images came, expected {num}")

@@ -1,0 +1,1 @@
+"""What a caller holds: requests, checked, and their results."""

@@ -1,0 +1,60 @@
+"""Writing trained weights under the released names, and reading models from any checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from trt_var.files.writing import replacing
+from trt_var.schedule import Schedule
+from trt_var_export.models.transformer import Transformer
+from trt_var_export.models.vqvae import Vqvae
+from trt_var_export.weights.architecture import hollow, transformer_shape, vqvae_shape
+from trt_var_export.weights.checkpoint import Checkpoint
+
+
+def load_transformer(checkpoint: Checkpoint, what: str, schedule: Schedule | None = None) -> Transformer:
+    """A whole transformer on the CPU, float32, the layers included that a bundle holds as a table.
+
+    Args:
+        what: the model's role, for messages.
+        schedule: patch sides, if the checkpoint does not tell them.
+
+    Raises:
+        CheckpointError: with every missing, extra or misshapen key; a weight that is no floating-point number.
+    """
+    model = hollow(transformer_shape(checkpoint, what, schedule))
+    model.load_state_dict({key: checkpoint.load(key) for key in model.state_dict()})
+    return model
+
+
+def load_vqvae(checkpoint: Checkpoint) -> Vqvae:
+    """A whole VQVAE on the CPU, float32.
+
+    Raises:
+        CheckpointError: as ``load_transformer``.
+    """
+    model = hollow(vqvae_shape(checkpoint))
+    model.load_state_dict({key: checkpoint.load(key) for key in model.state_dict()})
+    return model
+
+
+def save_weights(path: Path, model: nn.Module, half: bool = False) -> None:
+    """Write a ``.safetensors`` file, for a transformer or VQVAE one that ``trt-var build`` takes.
+
+    Args:
+        half: in float16 instead of float32.
+
+    Raises:
+        OutputError: no such folder, disk full.
+    """
+    dtype = torch.float16 if half else torch.float32
+    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
+    if isinstance(model, Transformer):
+        state["lvl_1L"] = model.levels[None].cpu()
+    data = save(state)
+    with replacing(path) as file:
+        file.write(data)
