@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ def expose_logits(bundle: Path, out: Path) -> Path:
         record(out, manifest, path.name)
     (out / "manifest.json").write_text(json.dumps(manifest))
     return out
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a bundle's manifest as parsed JSON."""
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
 
 
 def record(bundle: Path, manifest: dict[str, Any], name: str) -> None:

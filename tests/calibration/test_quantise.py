@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from calibrating import LABELS, SETTINGS, N, open_digits, quantised, seen
 from numpy.typing import NDArray
 
+from calibrating import LABELS, SETTINGS, N, quantised
 from helpers import assert_close
 from trt_var import Pipeline, Sampling, UsageError
 from trt_var.backends.base import Backend
@@ -29,16 +29,6 @@ from trt_var_calibration.observe import Observed, observe
 from trt_var_calibration.quantise import Quantisation, _Step, quantise
 from trt_var_calibration.sensitivity import agreement, errors, psnr_by_scale, walk
 from trt_var_calibration.statistics import Statistics
-
-
-@pytest.fixture(scope="module")
-def digits() -> Bundle:
-    return open_digits()
-
-
-@pytest.fixture(scope="module")
-def observed() -> Observed:
-    return seen()
 
 
 def test_migration_alone_changes_nothing(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calibrating import SETTINGS, N, open_digits, seen
 
+from calibrating import SETTINGS, N
 from helpers import assert_close, record
 from trt_var import UsageError
 from trt_var.bundle.opening import Bundle
@@ -17,16 +17,6 @@ from trt_var.errors import DataError
 from trt_var_calibration import migrate
 from trt_var_calibration.observe import Observed, observe
 from trt_var_calibration.statistics import BINS, ROWS, Statistics, entropy, minmax, percentile
-
-
-@pytest.fixture(scope="module")
-def digits() -> Bundle:
-    return open_digits()
-
-
-@pytest.fixture(scope="module")
-def observed() -> Observed:
-    return seen()
 
 
 class TestStatistics:

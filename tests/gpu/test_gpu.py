@@ -15,8 +15,9 @@ import pytest
 
 from helpers import GOLDEN, assert_close, assert_tokens
 from trt_var import BackendError, Pipeline, Sampling
-from trt_var.backends.tensorrt import device as cuda
+from trt_var.backends.tensorrt import devices as cuda
 from trt_var.backends.tensorrt import record as engines
+from trt_var.backends.tensorrt.device import Device
 from trt_var.backends.tensorrt.record import Batch, Kind
 from trt_var.bundle.opening import PACKAGED
 from trt_var_export.engines import EngineRecipe, build_engines
@@ -32,7 +33,7 @@ def seam(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def device(seam: str) -> cuda.Device:
+def device(seam: str) -> Device:
     try:
         return cuda.SEAMS[seam]()
     except (BackendError, ImportError) as error:
@@ -40,7 +41,7 @@ def device(seam: str) -> cuda.Device:
 
 
 @pytest.fixture
-def kind(seam: str, device: cuda.Device, monkeypatch: pytest.MonkeyPatch) -> Kind:
+def kind(seam: str, device: Device, monkeypatch: pytest.MonkeyPatch) -> Kind:
     """The first kind of engines that can be built for this device; pipelines then use the same seam."""
     monkeypatch.setenv(cuda.VARIABLE, seam)
     for name in device.kinds:
@@ -52,11 +53,11 @@ def kind(seam: str, device: cuda.Device, monkeypatch: pytest.MonkeyPatch) -> Kin
     pytest.skip(f"none of {', '.join(device.kinds)} is installed")
 
 
-def build(bundle: Path, kind: Kind, device: cuda.Device, batch: Batch) -> None:
+def build(bundle: Path, kind: Kind, device: Device, batch: Batch) -> None:
     build_engines(EngineRecipe(bundle, kind, device.target if kind == "rtx" else None, batch))
 
 
-def test_copies_and_captures(device: cuda.Device) -> None:
+def test_copies_and_captures(device: Device) -> None:
     with device.active():
         memory, there, back = device.allocate(1 << 20), device.pinned(1 << 20), device.pinned(1 << 20)
         assert memory.address % 256 == 0
@@ -80,12 +81,12 @@ def test_copies_and_captures(device: cuda.Device) -> None:
         assert device.free_memory() >= free
 
 
-def test_more_memory_than_there_is(device: cuda.Device) -> None:
+def test_more_memory_than_there_is(device: Device) -> None:
     with device.active(), pytest.raises(BackendError, match="CUDA failed"):
         device.allocate(1 << 50)
 
 
-def test_golden_vectors(device: cuda.Device, kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_golden_vectors(device: Device, kind: Kind, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     bundle = shutil.copytree(request.getfixturevalue("golden_bundle"), tmp_path / "golden")
     build(bundle, kind, device, Batch(1, 2, 2))
     with Pipeline.load(bundle, "tensorrt") as pipeline:
@@ -98,7 +99,7 @@ def test_golden_vectors(device: cuda.Device, kind: Kind, request: pytest.Fixture
         assert_close(found.images.transpose(0, 3, 1, 2), golden["greedy_N10_image"], absolute=2)
 
 
-def test_digits(device: cuda.Device, kind: Kind, tmp_path: Path) -> None:
+def test_digits(device: Device, kind: Kind, tmp_path: Path) -> None:
     bundle = shutil.copytree(PACKAGED / "digits", tmp_path / "digits")
     build(bundle, kind, device, Batch(1, 8, 16))
     labels = [n % 10 for n in range(21)]

@@ -15,6 +15,7 @@ from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
 from trt_var import BackendError, Sampling, UsageError
 from trt_var.backends.tensorrt import record as engines
+from trt_var.backends.tensorrt.profiles import profiles
 from trt_var.backends.tensorrt.record import Batch, Record
 from trt_var.bundle.opening import PACKAGED, Bundle, file_sha256
 from trt_var.cli.main import main
@@ -143,8 +144,8 @@ class TestRtx:
         (digits / "quantise_05.onnx").write_bytes((digits / "quantise_04.onnx").read_bytes())
         graph = digits / "decoder.onnx"
         with pytest.raises(ExportError, match="cannot build|refuses profile|cannot parse"):
-            profiles = engines.profiles(builder.Bundle.open(PACKAGED / "digits").manifest, "encoder", Batch(1, 1, 1))
-            builder.Builder("rtx").write(graph, digits / "x.plan", profiles, "sm89", builder.Silent())
+            shapes = profiles(builder.Bundle.open(PACKAGED / "digits").manifest, "encoder", Batch(1, 1, 1))
+            builder.Builder("rtx").write(graph, digits / "x.plan", shapes, "sm89", builder.Silent())
         assert not (digits / "tensorrt").exists()
 
 

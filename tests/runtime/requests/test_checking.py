@@ -9,16 +9,8 @@ import pytest
 
 from trt_var import UsageError
 from trt_var.bundle.manifest import Manifest
-from trt_var.bundle.opening import Bundle
-from trt_var.decoding import sampling
 from trt_var.decoding.sampling import Sampling
 from trt_var.requests.checking import Run, prepare
-from trt_var.requests.labels import resolve
-
-
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return Bundle.open("digits").manifest
 
 
 def ask(manifest: Manifest, **change: Any) -> Run:
@@ -68,23 +60,8 @@ def test_endless_labels_end(manifest: Manifest) -> None:
         ask(manifest, wanted=iter(int, 1))
 
 
-def test_null_class_by_number() -> None:
-    assert resolve(["10", 10, "+9"], (), 10) == [10, 10, 9]
-    with pytest.raises(UsageError, match="classes 0 to 9, and 10 for no class"):
-        resolve([11], (), 10)
-
-
 def test_smooth_batches_are_bounded(manifest: Manifest) -> None:
     smooth = Sampling(top_k=9, more_smooth=True)
     assert ask(manifest, wanted=[1] * 16, sampling=smooth, batch_size=256).sampling.more_smooth
     with pytest.raises(UsageError, match="at most 16 images"):
         ask(manifest, wanted=[1] * 17, sampling=smooth, batch_size=17)
-
-
-def test_noise_is_finite_where_the_exponential_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Zero:
-        def standard_exponential(self, shape: tuple[int, int], dtype: type) -> Any:
-            return np.zeros(shape, dtype)
-
-    monkeypatch.setattr(sampling.np.random, "Generator", lambda bits: Zero())
-    assert np.isfinite(sampling.gumbel([1], 2, 3)).all()

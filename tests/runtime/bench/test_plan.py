@@ -49,7 +49,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("batch", PUBLISHED)
 def test_memory_is_at_most_half_of_the_published(batch: int) -> None:
-    manifest = manifests.decode((Path(__file__).parents[1] / "data/d30-d16-fp16.json").read_bytes(), "d30-d16")
+    manifest = manifests.decode((Path(__file__).parents[2] / "data/d30-d16-fp16.json").read_bytes(), "d30-d16")
     found, (published, scratch) = need(manifest, 6, batch, drops_outputs=False), PUBLISHED[batch]
     assert found.total <= published * 1e9 / 2
     assert found.weights > 3.2e9

@@ -13,7 +13,7 @@ from trt_var.bundle.opening import PACKAGED, Bundle
 from trt_var.cli.main import main
 from trt_var.quality.evaluation import Judge
 
-WEIGHTS = Path(__file__).parents[2] / "examples" / "digits" / "weights"
+WEIGHTS = Path(__file__).parents[3] / "examples" / "digits" / "weights"
 
 
 def test_bundle_is_built_from_the_shipped_weights() -> None:

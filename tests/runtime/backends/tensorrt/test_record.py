@@ -1,4 +1,4 @@
-"""Passes and profiles: what a bundle can be asked for, without any TensorRT."""
+"""Records of engines: written, read, refused."""
 
 from __future__ import annotations
 
@@ -11,52 +11,9 @@ import pytest
 
 from trt_var.backends.tensorrt import record as engines
 from trt_var.backends.tensorrt.record import Batch
-from trt_var.bundle.manifest import Manifest
-from trt_var.bundle.opening import Bundle
-from trt_var.bundle.passes import Pass
 from trt_var.errors import BundleError
 
 BATCH = Batch(1, 8, 64)
-
-
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return Bundle.open("digits").manifest
-
-
-def tuned(manifest: Manifest, *serves: int) -> Manifest:
-    return msgspec.structs.replace(manifest, serves=serves)
-
-
-def test_passes_are_those_of_the_decoding_loop(manifest: Manifest) -> None:
-    """K = 6, sides 1 2 3 4 6 8: a pass is a scale behind its past, or a hand-over from nothing."""
-    assert engines.passes(manifest, "drafter")[3] == Pass("scale 3", 16, 16, 14)
-    refiner = engines.passes(manifest, "refiner")
-    assert [one.name for one in refiner] == [*(f"scale {k}" for k in range(6)), *(f"hand-over {n}" for n in range(1, 6))]
-    assert refiner[-2] == Pass("hand-over 4", 66, 36, 0)
-    only = tuned(manifest, 4)
-    assert engines.passes(only, "drafter")[-1] == Pass("scale 3", 16, 16, 14)
-    assert engines.passes(only, "refiner") == [Pass("scale 5", 64, 64, 66), Pass("hand-over 4", 66, 36, 0)]
-
-
-def test_every_pass_lies_in_a_profile(manifest: Manifest) -> None:
-    for served in (manifest, tuned(manifest, 3), tuned(manifest, 4, 5)):
-        for role in ("drafter", "refiner"):
-            found = {profile.name: profile for profile in engines.profiles(served, role, BATCH)}
-            for one in engines.passes(served, role):
-                profile = found.get(one.name) or found["hand-over"]
-                for batch in (1, 5, 64):
-                    for name, shape in engines.step_shapes(served.models[role], served.code_width, one, batch).items():
-                        smallest, usual, largest = profile.shapes[name]
-                        assert all(a <= b <= c for a, b, c in zip(smallest, shape, largest, strict=True)), (one, name)
-                        assert all(a <= b <= c for a, b, c in zip(smallest, usual, largest, strict=True)), (one, name)
-
-
-def test_profiles_of_the_vqvae(manifest: Manifest) -> None:
-    (decoder,) = engines.profiles(manifest, "decoder", BATCH)
-    assert decoder.shapes == {"f_hat": ((1, 8, 8, 8), (8, 8, 8, 8), (8, 8, 8, 8))}
-    (quantiser,) = engines.profiles(manifest, "quantise_02", BATCH)
-    assert quantiser.shapes["tokens"] == ((9, 1), (9, 8), (9, 64))
 
 
 def test_records(tmp_path: Path) -> None:
@@ -74,6 +31,8 @@ def test_records(tmp_path: Path) -> None:
 
 
 SHAPES = {"past_k_0": ((0, 2, 1, 64), (5, 16, 1, 64), (9, 128, 1, 64)), "uniforms": ((9, 1), (9, 8), (9, 64))}
+
+
 ENGINE = engines.Engine("drafter.plan", 1, "", {"drafter.onnx": ""}, 1.0, (engines.Profile("scale 3", SHAPES),))
 
 

@@ -17,7 +17,7 @@ from trt_var.backends.tensorrt import record as engines
 from trt_var.backends.tensorrt import runtime as tensorrt
 from trt_var_export import engines as builder
 
-API = Path(__file__).parents[1] / "api"
+API = Path(__file__).parents[3] / "api"
 Listing = dict[str, dict[str, str | None]]
 RTX_ALONE = {"ComputeCapability", "num_compute_capabilities", "set_compute_capability"}
 
