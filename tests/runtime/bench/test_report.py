@@ -82,7 +82,7 @@ def bench(out: Path, *options: str) -> list[str]:
 def test_a_failed_measurement_keeps_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(setting: Setting) -> Row:
+    def measured(setting: Setting, module: str) -> Row:
         if setting.n_draft == 3:
             raise BackendError("onnxruntime, N = 3, batch 1: out of memory")
         return row(setting.n_draft, 2.0, engines=setting.engines)
@@ -128,7 +128,7 @@ def test_several_bundles_in_one_report(
     ):
         (tmp_path / name / "manifest.json").write_bytes(encode(msgspec.structs.replace(manifest, **change)))
 
-    def measured(setting: Setting) -> Row:
+    def measured(setting: Setting, module: str) -> Row:
         found = row(setting.n_draft, 1.0 + setting.n_draft, setting.batch, setting.engines)
         return msgspec.structs.replace(found, setting=setting, scales=found.scales[:6], drops_outputs=False)
 

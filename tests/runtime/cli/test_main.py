@@ -19,7 +19,7 @@ from trt_var.cli.main import main
 from trt_var.pictures import writing as images
 
 NO_BUILD = """import sys; sys.modules["torch"] = sys.modules["onnx"] = None
-from trt_var.cli import main; sys.exit(main(sys.argv[1:]))"""
+from trt_var.cli.main import main; sys.exit(main(sys.argv[1:]))"""
 
 
 def cli(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -185,7 +185,7 @@ def test_building_without_torch_names_the_extra(tmp_path: Path) -> None:
 
 
 HELP = """import sys
-from trt_var.cli import main
+from trt_var.cli.main import main
 try: main(["--help"])
 except SystemExit: pass
 print(sorted({"numpy", "onnxruntime", "openvino", "PIL", "torch", "onnx", "tqdm"} & set(sys.modules)))"""

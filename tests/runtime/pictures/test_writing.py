@@ -9,12 +9,9 @@ import pytest
 
 from trt_var.errors import OutputError
 from trt_var.pictures import writing as images
-from trt_var.requests.results import Generation
 
-
-def generation(count: int = 3) -> Generation:
-    zeros = np.zeros((count, 4, 4, 3), np.uint8)
-    return Generation(zeros, np.zeros((count, 5), np.uint16), np.arange(count), np.arange(count).astype(np.uint64))
+# images, labels and seeds of three
+DRAWN = np.zeros((3, 4, 4, 3), np.uint8), np.arange(3), np.arange(3).astype(np.uint64)
 
 
 def test_sizes_of_formats(tmp_path: Path) -> None:
@@ -47,8 +44,8 @@ def test_a_folder_is_filled_at_once_or_not_at_all(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patched:
         patched.setattr(images, "save_picture", second_fails)
         with pytest.raises(KeyboardInterrupt):
-            images.save_folder(folder, generation())
+            images.save_folder(folder, *DRAWN)
     assert [path.name for path in folder.iterdir()] == ["old.txt"] if there else not folder.exists()
-    images.save_folder(folder, generation())
+    images.save_folder(folder, *DRAWN)
     assert len(list(folder.glob("*.png"))) == 3
     assert not list(tmp_path.glob("**/.*"))
