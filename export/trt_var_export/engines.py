@@ -242,7 +242,7 @@ class Simulation:
 
 def _present_gpu() -> str:
     try:
-        from cuda.core import Device
+        from cuda.core import Device  # only where a GPU is asked for
 
         device = Device()
         major, minor = device.compute_capability

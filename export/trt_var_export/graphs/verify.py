@@ -160,7 +160,7 @@ def _random_like(value: Tensor) -> Tensor:
 
 def open_session(path: Path) -> OnnxGraph:
     """An ONNX Runtime session that reads weights where they lie instead of packing copies of them."""
-    import onnxruntime as ort
+    import onnxruntime as ort  # a build without comparison needs no engine
 
     options = ort.SessionOptions()
     options.log_severity_level = 3

@@ -195,7 +195,7 @@ def _bundle(pipeline: Pipeline, setting: Setting) -> Callable[[], Seconds]:
 
 
 def _peak() -> int:
-    import resource
+    import resource  # not on Windows
 
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else size * 1024

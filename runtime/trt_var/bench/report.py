@@ -88,7 +88,7 @@ def radial(images: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
 def check_plots() -> None:
     """Raises BackendError where the plotting library is missing, before anything is measured."""
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401  # the extra bench
     except ImportError as error:
         raise BackendError(f"plots need matplotlib ({error}): pip install 'trt-var[bench]'") from error
 
@@ -204,7 +204,7 @@ def _plain(report: Report) -> dict[str, Any]:
 
 
 def _plot(path: Path, draw: Callable[[Any], None]) -> None:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # the extra bench
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     draw(figure.subplots())

@@ -53,7 +53,7 @@ class CudaCore(_Streams):
     kinds: tuple[Kind, ...] = ("tensorrt", "rtx")
 
     def __init__(self) -> None:
-        from cuda import core
+        from cuda import core  # one of two bindings, whichever is installed
         from cuda.bindings import driver
 
         with cuda_errors():
@@ -116,7 +116,7 @@ class PyCuda(_Streams):
     kinds: tuple[Kind, ...] = ("tensorrt", "rtx")
 
     def __init__(self) -> None:
-        import pycuda.driver as cuda
+        import pycuda.driver as cuda  # one of two bindings, whichever is installed
         from cuda import core
 
         with cuda_errors():

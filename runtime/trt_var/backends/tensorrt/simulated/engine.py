@@ -96,7 +96,7 @@ class Runtime:
 
 class _Engine:
     def __init__(self, logger: Any, graph: Path, described: dict[str, Any]) -> None:
-        import onnxruntime as ort
+        import onnxruntime as ort  # the simulation of plans without graphs needs none
 
         options = ort.SessionOptions()
         options.log_severity_level = 3
