@@ -35,8 +35,13 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         help="published settings; single ones given beside it win",
     )
     parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength (default: 1.5)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="likeliest tokens kept; 1 is greedy (default: 600)")
-    parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept (default: 0.96)")
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="likeliest tokens kept; 1 is greedy, 0 all that the graphs keep (default: 600)",
+    )
+    parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept; 0 or 1: all (default: 0.96)")
     parser.add_argument("--more-smooth", action="store_true", help="average codebook rows: smoother, for the eye alone")
     parser.add_argument("--temperature", type=_numbers, metavar="T[,T…]", help="one, or one a scale (default: 1.0)")
 
@@ -47,10 +52,10 @@ def sampling(options: argparse.Namespace, manifest: Manifest) -> Sampling:
 
     from trt_var.decoding.sampling import preset
 
-    base = preset(options.preset, len(manifest.schedule), manifest.vocabulary)
+    base = preset(options.preset, len(manifest.schedule), manifest.vocabulary, manifest.max_top_k)
     given = {name: getattr(options, name) for name in ("cfg", "top_k", "top_p", "temperature")}
     chosen = {name: value for name, value in given.items() if value is not None}
-    return replace(base, **chosen, more_smooth=options.more_smooth)
+    return replace(base, **chosen, more_smooth=options.more_smooth).resolved(manifest.vocabulary, manifest.max_top_k)
 
 
 def whole_numbers(text: str) -> list[int]:
