@@ -71,7 +71,9 @@ class Pipeline:
             BackendError: the backend is not usable here, or not exact for this bundle.
         """
         bundle = Bundle.open(path)
-        return cls(bundle, backends.create(backend, bundle), batch_invariant=batch_invariant)
+        pipeline = cls(bundle, backends.create(backend, bundle), batch_invariant=batch_invariant)
+        log.info("%s on %s", path, pipeline.backend)
+        return pipeline
 
     def __enter__(self) -> Pipeline:
         return self

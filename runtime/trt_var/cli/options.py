@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from trt_var.bundle.manifest import Manifest
     from trt_var.decoding.sampling import Sampling
 
-BACKENDS = ("auto", "tensorrt", "onnxruntime", "openvino")
+BACKENDS = ("auto", "tensorrt", "onnxruntime", "openvino", "exact")
 
 
 def add_engines(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,10 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the bundle, or digits for the one inside the package (default: %(default)s)",
     )
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: the fastest that works")
+    backend = "default: the fastest that works; exact is float32 arithmetic on ONNX Runtime's CPU provider"
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help=backend)
+    alone = "draw every image by itself: the same whatever is drawn with it, in any arithmetic; slower"
+    parser.add_argument("--batch-invariant", action="store_true", help=alone)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:

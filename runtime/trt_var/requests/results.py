@@ -63,6 +63,10 @@ class Generation(_Result):
         made = {} if self.provenance is None else msgspec.to_builtins(self.provenance)
         return msgspec.json.encode({**numbers, **made}).decode()
 
+    def records(self) -> list[str]:
+        """The ``record`` of each image."""
+        return [self.record(i) for i in range(len(self.images))]
+
     def as_json(self) -> str:
         """Everything as JSON, which ``from_json`` reads; the images as PNG in Base64."""
         numbers = (self.tokens.tolist(), self.labels.tolist(), self.seeds.tolist())

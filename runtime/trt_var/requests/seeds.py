@@ -24,22 +24,19 @@ def resolve(seeds: Sequence[int], images: int, consecutive: bool) -> list[int]:
         numbers = [numbers[0] + i for i in range(images)]
     if len(numbers) != images:
         raise UsageError(f"{len(numbers)} seeds for {images} labels; give one each, or the first of consecutive ones")
-    check_range(min(numbers), max(numbers))
+    check_range(min(numbers), max(numbers), f"{RANDOM} asks for a random one")
     return numbers
 
 
-def check_range(first: int, last: int) -> None:
-    """Compare a series of seeds with what seeds may be.
+def check_range(first: int, last: int, hint: str = "a series must be able to go on, so that no random one is drawn") -> None:
+    """Compare the least and the largest of several seeds with what seeds may be.
 
     Raises:
         UsageError: out of range.
     """
     if not 0 <= first <= last <= MAX_SEED:
         wrong = first if first < 0 else last
-        raise UsageError(
-            f"seeds must lie in 0 to {MAX_SEED} (2^64 − 1), and {wrong} does not; {RANDOM} asks for a random one, where a "
-            "result records it"
-        )
+        raise UsageError(f"seeds must lie in 0 to {MAX_SEED} (2^64 − 1), and {wrong} does not; {hint}")
 
 
 def _drawn() -> int:
