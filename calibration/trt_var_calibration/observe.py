@@ -15,6 +15,7 @@ from trt_var.bundle.opening import Bundle
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import UsageError
 from trt_var.pipeline import Pipeline
+from trt_var.requests.seeds import check_range
 from trt_var.schedule import Schedule
 from trt_var_calibration.layers import Layer, layers
 from trt_var_calibration.statistics import Statistics
@@ -97,6 +98,7 @@ def observe(
     """
     if not FEWEST <= samples <= MOST:
         raise UsageError(f"{samples} samples; calibration takes {FEWEST} to {MOST}, and some dozens to be of use")
+    check_range(seed, seed + samples - 1)
     done, found = before
     manifest, backend, size = bundle.manifest, Observer(dict(found)), _batch(bundle.manifest)
     if manifest.quantised:

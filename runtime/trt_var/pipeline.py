@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,18 @@ from trt_var.backends.base import Backend, Graph
 from trt_var.bundle.manifest import Manifest, Role
 from trt_var.bundle.memory import DECODER_BATCH, MAX_BATCH
 from trt_var.bundle.opening import Bundle
-from trt_var.decoding.editing import check_images, check_mask, encode, psnr, region
-from trt_var.decoding.loop import Chain, Transformer, decode, draw, render, upload
+from trt_var.decoding.editing import encode, psnr, region
+from trt_var.decoding.loop import Chain, Transformer, render
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import UsageError
-from trt_var.requests.checking import Labels, Run, prepare
+from trt_var.pictures.given import as_image, as_images, as_mask
+from trt_var.requests.batches import draw_all, draw_scales
+from trt_var.requests.checking import Labels, Run, Seeds, check_batch_size, prepare
+from trt_var.requests.provenance import is_exact, promise, provenance_of
 from trt_var.requests.results import Generation, Preview, Reconstruction
+
+if TYPE_CHECKING:
+    from trt_var.pictures.given import ImageLike
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +46,9 @@ class Pipeline:
         ...     result.to_pil()[0].save("retriever.png")
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, *, batch_invariant: bool = False) -> None:
         self._bundle: Bundle | None = bundle
+        self._alone = batch_invariant
         self._backend = backend
         self._lock = threading.Lock()
         self._transformers: dict[tuple[Role, bool], Transformer] = {}
@@ -48,19 +56,24 @@ class Pipeline:
         self._names = bundle.class_names()
 
     @classmethod
-    def load(cls, path: str | Path, backend: str = "auto") -> Pipeline:
+    def load(cls, path: str | Path, backend: str = "auto", *, batch_invariant: bool = False) -> Pipeline:
         """Open a bundle and check it.
 
         Args:
             path: the bundle's folder, or ``digits`` for the one inside the package.
-            backend: ``auto``, ``tensorrt``, ``openvino`` or ``onnxruntime``.
+            backend: ``auto``, ``tensorrt``, ``openvino`` or ``onnxruntime``; or ``exact``, float32 arithmetic on ONNX
+                Runtime's CPU provider, what the golden vectors of the published models are compared with.
+            batch_invariant: draw every image by itself, so that it is the same whatever is asked for beside it, in any
+                order and number, in any arithmetic (docs/sampling.md). Slower where there are several.
 
         Raises:
             BundleError: missing, damaged or newer bundle.
-            BackendError: the backend is not usable here.
+            BackendError: the backend is not usable here, or not exact for this bundle.
         """
         bundle = Bundle.open(path)
-        return cls(bundle, backends.create(backend, bundle))
+        pipeline = cls(bundle, backends.create(backend, bundle), batch_invariant=batch_invariant)
+        log.info("%s on %s", path, pipeline.backend)
+        return pipeline
 
     def __enter__(self) -> Pipeline:
         return self
@@ -83,8 +96,23 @@ class Pipeline:
 
     @property
     def backend(self) -> str:
-        """Engine, version, device and precision in use."""
+        """Engine, version, device and arithmetic in use, and what may make an image differ from one batch to another."""
+        return f"{self.engine}; {promise(self._alone, self.exact)}"
+
+    @property
+    def engine(self) -> str:
+        """Engine, version, device and arithmetic in use."""
         return self._backend.description
+
+    @property
+    def exact(self) -> bool:
+        """Whether everything is computed in float32."""
+        return is_exact(self.manifest, self.engine)
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether every image is drawn by itself."""
+        return self._alone
 
     def free_memory(self) -> int | None:
         """Bytes that can still be allocated on the device; None for the host, and where the engine does not tell."""
@@ -94,7 +122,7 @@ class Pipeline:
         self,
         labels: Labels,
         *,
-        seeds: int | Sequence[int] = 0,
+        seeds: Seeds = 0,
         n_draft: int | None = None,
         sampling: Sampling | str = "default",
         batch_size: int = 8,
@@ -103,11 +131,14 @@ class Pipeline:
     ) -> Generation:
         """Generate one image a label.
 
-        An image depends on its own label, seed and the settings alone, never on the batch that it is in.
+        An image depends on its own label, seed and the settings: in float32 its tokens do not depend on the batch that it is
+        in, and its pixels by one step of 255 at most. In other arithmetic, rounding may depend on the size of the batch, and
+        tokens with it, unless the pipeline is ``batch_invariant``.
 
         Args:
-            labels: class numbers or unambiguous names.
-            seeds: one for each image, or the first of consecutive ones.
+            labels: class numbers, Python's, NumPy's or a tensor's, or unambiguous names; -1 is no class in particular.
+            seeds: one for each image, or the first of consecutive ones, 0 to 2^64 − 1; -1 for one drawn at random, which the
+                result says.
             n_draft: how many scales the drafter draws, 0 (plain refiner) to K (plain drafter); all but two if not given.
             sampling: settings, or the name of a preset (``default``, ``code``, ``var``).
             batch_size: how many images are drawn together.
@@ -124,11 +155,11 @@ class Pipeline:
 
     def inpaint(
         self,
-        image: NDArray[np.uint8],
-        mask: NDArray[np.bool_],
+        image: ImageLike,
+        mask: ImageLike,
         labels: Labels,
         *,
-        seeds: int | Sequence[int] = 0,
+        seeds: Seeds = 0,
         n_draft: int | None = None,
         sampling: Sampling | str = "default",
         batch_size: int = 8,
@@ -140,42 +171,50 @@ class Pipeline:
         After every scale, f_hat outside the region is put back to the image's own (the VAR paper, zero-shot editing).
 
         Args:
-            image: uint8 [H, W, 3] of the model's size; ``trt_var.pictures.reading.read_picture`` makes it of a file.
-            mask: bool [H, W], True where the image is redrawn.
+            image: uint8 [H, W, 3] of the model's size, in an array, a tensor or lists; or a Pillow image or a file, which is
+                centre-cropped and resized.
+            mask: where the image is redrawn [H, W]: True, 1, 128 to 255, or 0.5 to 1.0; or a Pillow image or a file as large
+                as the image, white where redrawn.
             labels, seeds, n_draft, sampling, batch_size, progress: see ``generate``.
             raw: return the decoder's pixels everywhere; else those outside the region are the image's own.
 
         Raises:
             UsageError: a value out of range; nothing has been computed.
+            DataError: a file that cannot be read.
             BackendError: the engine failed.
         """
         run = prepare(self.manifest, self._names, labels, seeds, n_draft, sampling, batch_size)
-        check_images(image[None], self.manifest)
-        check_mask(mask, self.manifest)
-        _, f_hats = self._encode(image[None])
-        drawn = self._draw(replace(run, region=region(mask, f_hats[:, 0], self.manifest)), batch_size, progress)
-        return drawn if raw else replace(drawn, images=np.where(mask[:, :, None], drawn.images, image))
+        side = self.manifest.image_side
+        pixels, size = as_image(image, side)
+        redrawn = as_mask(mask, size, side)
+        _, f_hats = self._encode(pixels[None])
+        run = replace(run, region=region(redrawn, f_hats[:, 0], self.manifest))
+        drawn = self._draw(run, batch_size, progress)
+        return drawn if raw else replace(drawn, images=np.where(redrawn[:, :, None], drawn.images, pixels))
 
-    def reconstruct(self, images: NDArray[np.uint8]) -> Reconstruction:
-        """Encode images uint8 [n, H, W, 3] of the model's size and decode them again: the best that any tokens can do.
+    def reconstruct(self, images: ImageLike | Sequence[ImageLike]) -> Reconstruction:
+        """Encode images and decode them again: the best that any tokens can do.
+
+        Args:
+            images: any number, uint8 [n, H, W, 3] of the model's size in an array, a tensor or lists; or Pillow images or
+                files, which are centre-cropped and resized. A few at a time are computed; only the result grows with them.
 
         Raises:
-            UsageError: images of another shape or type, or more than a request may have.
+            UsageError: images of another shape or type, or none.
+            DataError: a file that cannot be read.
             BackendError: the engine failed.
         """
-        check_images(images, self.manifest)
+        pixels = as_images(images, self.manifest.image_side)
         with self._lock:
             chain = Chain(self._backend, self.manifest, {}, (), self._load(self.manifest.decoder.onnx))
-        found, tokens = [], []
-        size = min(DECODER_BATCH, self._backend.padded(DECODER_BATCH))
-        for start in range(0, len(images), size):
-            piece = images[start : start + size]
-            drawn, f_hats = self._encode(piece)
-            pictures = self._backend.download(render(chain, self._backend.upload(f_hats[-1])))
-            tokens.append(drawn.T[: len(piece)])
-            found.append(pictures[: len(piece)])
-        redrawn = np.concatenate(found)
-        return Reconstruction(redrawn, np.concatenate(tokens).astype(np.uint16), psnr(redrawn, images))
+        redrawn, tokens = np.empty_like(pixels), []
+        size = 1 if self._alone else min(DECODER_BATCH, self._backend.padded(DECODER_BATCH))
+        for piece in (slice(start, start + size) for start in range(0, len(pixels), size)):
+            drawn, f_hats = self._encode(pixels[piece])
+            count = len(pixels[piece])
+            redrawn[piece] = self._backend.download(render(chain, self._backend.upload(f_hats[-1])))[:count]
+            tokens.append(drawn.T[:count])
+        return Reconstruction(redrawn, np.concatenate(tokens).astype(np.uint16), psnr(redrawn, pixels))
 
     def _encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Tokens and f_hats of images; the last is repeated where the backend's batches are larger."""
@@ -185,29 +224,16 @@ class Pipeline:
         return encode(self._backend, encoder, self.manifest, images[fill])
 
     def _draw(self, run: Run, batch_size: int, progress: Callable[[int], object] | None) -> Generation:
+        batch_size = 1 if self._alone else check_batch_size(batch_size)
         chain = self.chain(run.n_draft, run.sampling.more_smooth)
-        images, tokens = [], []
-        remaining = run
-        while remaining.labels:
-            batch = self._backend.padded(min(batch_size, len(remaining.labels)))
-            size = min(batch, batch_size)
-            chunk, remaining = remaining[:size], remaining[size:]
-            drawn, pictures = draw(chain, chunk.request(chain.manifest, batch))
-            tokens.append(drawn.T[: len(chunk.labels)])
-            images.append(pictures[: len(chunk.labels)])
-            if progress:
-                progress(len(chunk.labels))
-        return Generation(
-            np.concatenate(images),
-            np.concatenate(tokens).astype(np.uint16),
-            *run.numbers,
-        )
+        images, tokens = draw_all(chain, run, batch_size, self._alone, progress)
+        return Generation(images, tokens, *run.numbers, provenance_of(chain, run, batch_size, self._alone))
 
     def stream(
         self,
         labels: Labels,
         *,
-        seeds: int | Sequence[int] = 0,
+        seeds: Seeds = 0,
         n_draft: int | None = None,
         sampling: Sampling | str = "default",
     ) -> Iterator[Preview]:
@@ -223,18 +249,12 @@ class Pipeline:
         return self._stream(run)
 
     def _stream(self, run: Run) -> Iterator[Preview]:
-        tokens: list[NDArray[np.uint16]] = []
         chain = self.chain(run.n_draft, run.sampling.more_smooth)
-        scales, images_wanted = len(chain.manifest.schedule), len(run.labels)
-        batch = self._backend.padded(images_wanted)
-        if batch < images_wanted:
-            raise UsageError(f"{images_wanted} labels; these engines take {batch} at once, and stream draws one batch")
-        self._backend.check_room(run.n_draft, batch)
-        for scale in decode(chain, run.n_draft, upload(chain, run.request(chain.manifest, batch))):
-            tokens.append(self._backend.download(scale.tokens).T[:images_wanted].astype(np.uint16))
-            images = self._backend.download(render(chain, scale.f_hat))[:images_wanted]
-            seen = np.concatenate(tokens, axis=1)
-            yield Preview(scale.index, scales, scale.role, images, seen, *run.numbers)
+        provenance = provenance_of(chain, run, 1 if self._alone else len(run.labels), self._alone)
+        scales, tokens = len(chain.manifest.schedule), np.empty((len(run.labels), 0), np.uint16)
+        for scale, images, drawn in draw_scales(chain, run, self._alone):
+            tokens = np.concatenate([tokens, drawn], axis=1)
+            yield Preview(scale.index, scales, scale.role, images, tokens, *run.numbers, provenance)
 
     def chain(self, n_draft: int, smooth: bool = False) -> Chain:
         """The loaded graphs of a decoding, for loops of one's own over ``trt_var.decoding.loop.decode``.

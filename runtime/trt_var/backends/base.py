@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -49,7 +50,7 @@ class Backend(Protocol):
 
     Attributes:
         name: as given to ``--backend``.
-        description: engine, version, device and precision, for people.
+        description: engine, version, device and arithmetic, for people; see ``arithmetic``.
         rank: the higher, the faster by measurement: 3 and 4 on a GPU, 2 on a CPU with short products, 1 else, 0 slower.
         drops_outputs: whether an output that is not named costs no memory.
         cache_dtype: of keys and values, where it is not that of the graphs.
@@ -129,6 +130,12 @@ class DeviceArray:
 
     def reshape(self, shape: tuple[int, ...]) -> DeviceArray:
         return DeviceArray(self.owner, self.address, shape, self.dtype)
+
+
+def arithmetic(description: str) -> str:
+    """What a description says of the arithmetic: ``float32`` of "…, CPU, float32 arithmetic", or "the graph's own types"."""
+    found = re.search(r"((?:8-bit products, else )?\w+) arithmetic\b|arithmetic of (.+)", description)
+    return (found[1] or found[2]) if found else description
 
 
 def int8_products(quantised: bool) -> str:

@@ -18,6 +18,7 @@ KINDS = {
     "openvino": ("trt_var.backends.openvino", "pip install 'trt-var[cpu]'"),
     "onnxruntime": ("trt_var.backends.onnxruntime", "pip install 'trt-var[cpu]', or 'trt-var[gpu]' for CUDA"),
 }
+EXACT, ON_CPU = "exact", "onnxruntime"  # float32 arithmetic, what the golden vectors are compared with
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Status:
 
 
 def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
-    """Create a backend by name; ``auto`` takes a GPU if one is usable, else the fastest on this CPU.
+    """Create a backend by name; ``auto`` takes a GPU if one is usable, else the fastest on this CPU, ``exact`` float32.
 
     TensorRT runs the engines of one bundle, and is usable where that bundle has some for this GPU.
 
@@ -41,11 +42,14 @@ def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
     """
     if name == "auto":
         return _automatic(bundle)
-    if name not in KINDS:
-        raise UsageError(f"backend is {name!r}; expected auto, {' or '.join(KINDS)}")
-    module, install = KINDS[name]
+    if name not in (*KINDS, EXACT):
+        raise UsageError(f"backend is {name!r}; expected auto, {EXACT}, {' or '.join(KINDS)}")
+    if name == EXACT:
+        _check_exact(bundle)
+    module, install = KINDS[ON_CPU if name == EXACT else name]
     try:
-        backend: Backend = importlib.import_module(module).create(bundle)
+        kind = importlib.import_module(module)
+        backend: Backend = kind.OnnxRuntime() if name == EXACT else kind.create(bundle)
     except ImportError as error:
         raise BackendError(f"backend {name} is not installed ({error}): {install}") from error
     log.info("backend %s: %s", name, backend.description)
@@ -78,3 +82,13 @@ def _automatic(bundle: Bundle | None) -> Backend:
         if not status.usable:
             log.info("backend %s not considered: %s", status.name, status.detail)
     return create(chosen.name, bundle)
+
+
+def _check_exact(bundle: Bundle | None) -> None:
+    if bundle is None or (bundle.manifest.precision == "fp32" and bundle.manifest.quantised is None):
+        return
+    kind = "quantised" if bundle.manifest.quantised else bundle.manifest.precision
+    raise BackendError(
+        f"backend {EXACT} is float32 arithmetic throughout, and the bundle {bundle.path} is {kind}: take the float32 bundle "
+        "of the same weights, or --batch-invariant where images only shall not depend on each other"
+    )

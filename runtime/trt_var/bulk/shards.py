@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from trt_var.bundle import manifest as manifests
 from trt_var.bundle.manifest import Manifest
+from trt_var.decoding.numbers import whole
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import OutputError, UsageError
 from trt_var.files import arrays
 from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
-from trt_var.requests.checking import MAX_IMAGES, Run, check_series, whole
+from trt_var.requests.checking import MAX_IMAGES, Run, check_series
 
 log = logging.getLogger(__name__)
 RECIPE, LOCK = "recipe.json", ".lock"
@@ -68,7 +69,7 @@ class Bulk:
 class Recipe(msgspec.Struct, frozen=True):
     """What makes the images of a folder what they are; a run goes on only where all of it is the same.
 
-    ``batch_size`` is there where rounding depends on it: everywhere but in float32.
+    ``batch_size`` is there where rounding depends on it: everywhere but in float32, or where images are drawn alone.
     """
 
     num: int
@@ -79,6 +80,7 @@ class Recipe(msgspec.Struct, frozen=True):
     bundle: str
     backend: str
     batch_size: int | None = None
+    batch_invariant: bool = False
 
 
 def sample(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progress | None = None) -> list[Path]:
@@ -113,7 +115,7 @@ def sample(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progress | None 
                 labels[span].tolist(),
                 seeds=seeds,
                 n_draft=bulk.n_draft,
-                sampling=bulk.sampling,
+                sampling=checked.sampling,
                 batch_size=bulk.batch_size,
                 progress=progress,
             )
@@ -154,13 +156,6 @@ def _is_whole(path: Path, manifest: Manifest, labels: NDArray[np.int64], seeds: 
     return False
 
 
-def _depends_on_the_batch(pipeline: Pipeline) -> bool:
-    """Whether rounding does: in float32 the tokens are the same in any batch."""
-    manifest = pipeline.manifest
-    exact = manifest.precision == "fp32" and manifest.quantised is None and "float32 arithmetic" in pipeline.backend
-    return not exact
-
-
 def _check_recipe(pipeline: Pipeline, bulk: Bulk, checked: Run, out: Path) -> None:
     recipe = Recipe(
         bulk.num,
@@ -169,8 +164,9 @@ def _check_recipe(pipeline: Pipeline, bulk: Bulk, checked: Run, out: Path) -> No
         checked.sampling,
         bulk.shard,
         hashlib.sha256(manifests.encode(pipeline.manifest)).hexdigest(),
-        pipeline.backend,
-        bulk.batch_size if _depends_on_the_batch(pipeline) else None,
+        pipeline.engine,
+        None if pipeline.exact or pipeline.batch_invariant else bulk.batch_size,
+        pipeline.batch_invariant,
     )
     data = msgspec.json.encode(recipe, enc_hook=lambda number: number.item())  # NumPy's numbers
     recipe = msgspec.json.decode(data, type=Recipe)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from trt_var.bundle.manifest import Manifest
     from trt_var.decoding.sampling import Sampling
 
-BACKENDS = ("auto", "tensorrt", "onnxruntime", "openvino")
+BACKENDS = ("auto", "tensorrt", "onnxruntime", "openvino", "exact")
 
 
 def add_engines(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,10 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="the bundle, or digits for the one inside the package (default: %(default)s)",
     )
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: the fastest that works")
+    backend = "default: the fastest that works; exact is float32 arithmetic on ONNX Runtime's CPU provider"
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help=backend)
+    alone = "draw every image by itself: the same whatever is drawn with it, in any arithmetic; slower"
+    parser.add_argument("--batch-invariant", action="store_true", help=alone)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +38,13 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         help="published settings; single ones given beside it win",
     )
     parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength (default: 1.5)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="likeliest tokens kept; 1 is greedy (default: 600)")
-    parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept (default: 0.96)")
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="likeliest tokens kept; 1 is greedy, 0 all that the graphs keep (default: 600)",
+    )
+    parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept; 0 or 1: all (default: 0.96)")
     parser.add_argument("--more-smooth", action="store_true", help="average codebook rows: smoother, for the eye alone")
     parser.add_argument("--temperature", type=_numbers, metavar="T[,T…]", help="one, or one a scale (default: 1.0)")
 
@@ -47,10 +55,10 @@ def sampling(options: argparse.Namespace, manifest: Manifest) -> Sampling:
 
     from trt_var.decoding.sampling import preset
 
-    base = preset(options.preset, len(manifest.schedule), manifest.vocabulary)
+    base = preset(options.preset, len(manifest.schedule), manifest.vocabulary, manifest.max_top_k)
     given = {name: getattr(options, name) for name in ("cfg", "top_k", "top_p", "temperature")}
     chosen = {name: value for name, value in given.items() if value is not None}
-    return replace(base, **chosen, more_smooth=options.more_smooth)
+    return replace(base, **chosen, more_smooth=options.more_smooth).resolved(manifest.vocabulary, manifest.max_top_k)
 
 
 def whole_numbers(text: str) -> list[int]:

@@ -28,27 +28,6 @@ def encode(
     return backend.download(tokens), backend.download(f_hats)
 
 
-def check_images(images: NDArray[np.uint8], manifest: Manifest) -> None:
-    """Raises UsageError unless ``images`` are uint8 [n, H, W, 3] of the model's size."""
-    side = manifest.image_side
-    if not isinstance(images, np.ndarray):
-        raise UsageError(f"images are {type(images).__name__}; expected uint8 [n, {side}, {side}, 3]")
-    if images.ndim != 4 or images.shape[1:] != (side, side, 3) or images.dtype != np.uint8 or not len(images):
-        raise UsageError(
-            f"images have shape {images.shape} {images.dtype}; expected uint8 [n, {side}, {side}, 3] "
-            "(trt_var.pictures.reading.read_picture brings a file to it)"
-        )
-
-
-def check_mask(mask: NDArray[np.bool_], manifest: Manifest) -> None:
-    """Raises UsageError unless ``mask`` is bool [H, W] of the model's size."""
-    side = manifest.image_side
-    if not isinstance(mask, np.ndarray):
-        raise UsageError(f"mask is {type(mask).__name__}; expected bool ({side}, {side}), True where redrawn")
-    if mask.shape != (side, side) or mask.dtype != np.bool_:
-        raise UsageError(f"mask has shape {mask.shape} {mask.dtype}; expected bool ({side}, {side}), True where redrawn")
-
-
 def region(mask: NDArray[np.bool_], f_hats: NDArray[np.float32], manifest: Manifest) -> Region:
     """What a decoding keeps of one image: the cells of f_hat whose pixel (the nearest) is not to be redrawn.
 

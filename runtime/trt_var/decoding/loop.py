@@ -125,7 +125,7 @@ def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
         table = chain.transformers[role].conditions
         null = table.shape[0] - 1
         found[f"conditions.{role}"] = table[[*request.labels, *[null] * batch]].astype(np.float32)
-    settings = _settings(request, schedule.scales)
+    settings = _settings(request, manifest)
     for scale in range(schedule.scales):
         span = schedule.span(scale)
         found[f"uniforms.{scale}"] = request.uniforms[span]
@@ -265,9 +265,10 @@ class _Side:
         return outputs["tokens"], outputs.get("guided_logits")
 
 
-def _settings(request: Request, scales: int) -> dict[str, NDArray[Any]]:
+def _settings(request: Request, manifest: Manifest) -> dict[str, NDArray[Any]]:
     """Settings by scale [K, B]; guidance ramps up from 0 at the first scale to cfg at the last."""
-    sampling, shape = request.sampling, (scales, len(request.labels))
+    scales = len(manifest.schedule)
+    sampling, shape = request.sampling.resolved(manifest.vocabulary, manifest.max_top_k), (scales, len(request.labels))
     guidance = np.float32(sampling.cfg) * np.arange(scales, dtype=np.float32) / max(scales - 1, 1)
     return {
         "guidance": np.broadcast_to(guidance[:, None], shape),

@@ -2,37 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_var.decoding.numbers import LONGEST, is_scalar, lies_in, plain, shown
 from trt_var.errors import UsageError
 
+log = logging.getLogger(__name__)
 MAX_CFG = 100.0
 MAX_TEMPERATURE = 100.0
 MIN_TEMPERATURE = 1e-3
 MIN_TOP_P = 1e-6
+TOP_K = 600
+MOST_SCALES = 64
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.
+    """How tokens are drawn. Numbers may be Python's, NumPy's or a tensor's, several of them in any sequence.
 
     Attributes:
         cfg: strength of classifier-free guidance at the last scale; it ramps up linearly from 0 at the first.
-        top_k: how many of the likeliest tokens stay; 1 is greedy.
-        top_p: probability mass that stays, 1e-6 to 1.
+        top_k: how many of the likeliest tokens stay; 1 is greedy, 0 is off: as many as the bundle's graphs keep. If not
+            given, 600, or all of a smaller vocabulary.
+        top_p: probability mass that stays, 1e-6 to 1; 0 is off, as 1.
         temperature: one for all scales, or one for each, 1e-3 to 100.
         more_smooth: average codebook rows instead of taking the drawn one: smoother pictures, for the eye alone.
     """
 
     cfg: float = 1.5
-    top_k: int = 600
+    top_k: int | None = None
     top_p: float = 0.96
     temperature: float | tuple[float, ...] = 1.0
     more_smooth: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = plain(getattr(self, field.name))
+            if field.name == "temperature" and not is_scalar(value) and isinstance(value, Iterable):
+                value = tuple(plain(one) for one in islice(value, MOST_SCALES + 1))
+            object.__setattr__(self, field.name, value)
+
+    def as_json(self) -> str:
+        """As a JSON object, which ``from_json`` reads."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, data: str | bytes | Mapping[str, Any]) -> Sampling:
+        """Settings from JSON, or from what a JSON parser made of it; what is missing has its default.
+
+        Raises:
+            UsageError: no JSON object, a setting that there is not, or one of another type.
+        """
+        try:
+            found = dict(data) if isinstance(data, Mapping) else msgspec.json.decode(data, type=dict[str, Any])
+            settings = msgspec.convert(found, cls)
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"sampling is not settings as JSON: {error}") from error
+        known = [field.name for field in fields(cls)]
+        strangers = [str(name) for name in found if name not in known]
+        if strangers:
+            raise UsageError(f"sampling has {', '.join(strangers)[:LONGEST]}; expected {', '.join(known)}")
+        return settings
 
     def temperatures(self, scales: int) -> tuple[float, ...]:
         """The temperature of every scale."""
@@ -40,45 +78,52 @@ class Sampling:
             return self.temperature
         return (self.temperature,) * scales
 
+    def resolved(self, vocabulary: int, max_top_k: int) -> Sampling:
+        """With numbers in place of what stands for them, for a bundle whose graphs keep ``max_top_k`` tokens at most."""
+        top_k = self.top_k
+        if top_k is None:
+            top_k = min(TOP_K, vocabulary, max_top_k)
+        elif top_k == 0 and not isinstance(top_k, bool):
+            top_k = max_top_k
+            if max_top_k < vocabulary:
+                log.warning("top_k 0, no limit: the graphs of this bundle keep %d of %d tokens", max_top_k, vocabulary)
+        return replace(self, top_k=top_k, top_p=1.0 if lies_in(self.top_p, 0, 0) else self.top_p)
+
     def check(self, scales: int, max_top_k: int) -> None:
         """Compare every value with its range.
 
         Raises:
             UsageError: naming the value, its range and, for top_k, the limit of the bundle.
         """
-        if not _lies_in(self.cfg, 0, MAX_CFG):
-            raise UsageError(f"cfg is {self.cfg!r}; expected a number from 0 to {MAX_CFG:g}")
-        if not (_lies_in(self.top_k, 1, max_top_k) and isinstance(self.top_k, (int, np.integer))):
+        if not lies_in(self.cfg, 0, MAX_CFG):
+            raise UsageError(f"cfg is {shown(self.cfg)}; expected a number from 0 to {MAX_CFG:g}")
+        if self.top_k is not None and not (lies_in(self.top_k, 0, max_top_k) and isinstance(self.top_k, int)):
             raise UsageError(
-                f"top_k is {self.top_k!r}; this bundle takes 1 to {max_top_k} (build with a larger --max-top-k for more)"
+                f"top_k is {shown(self.top_k)}; this bundle takes 1 to {max_top_k}, whole numbers, or 0 for all of these "
+                "(build with a larger --max-top-k for more)"
             )
-        if not _lies_in(self.top_p, MIN_TOP_P, 1):
-            raise UsageError(f"top_p is {self.top_p!r}; expected a number from {MIN_TOP_P:g} to 1")
+        if not (lies_in(self.top_p, MIN_TOP_P, 1) or lies_in(self.top_p, 0, 0)):
+            raise UsageError(f"top_p is {shown(self.top_p)}; expected a number from {MIN_TOP_P:g} to 1, or 0 for off")
         temperatures = self.temperatures(scales)
         if len(temperatures) != scales:
             raise UsageError(f"temperature has {len(temperatures)} values; expected 1 or {scales}, one a scale")
-        if not all(_lies_in(t, MIN_TEMPERATURE, MAX_TEMPERATURE) for t in temperatures):
+        if not all(lies_in(t, MIN_TEMPERATURE, MAX_TEMPERATURE) for t in temperatures):
             raise UsageError(
-                f"temperature is {self.temperature!r}; expected numbers from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+                f"temperature is {shown(self.temperature)}; expected numbers from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+                f"{'; for the likeliest token always, top_k=1' if lies_in(self.temperature, 0, 0) else ''}"
             )
         if not isinstance(self.more_smooth, bool):
-            raise UsageError(f"more_smooth is {self.more_smooth!r}; expected True or False")
+            raise UsageError(f"more_smooth is {shown(self.more_smooth)}; expected True or False")
 
 
-def _lies_in(value: object, smallest: float, largest: float) -> bool:
-    """Whether it is a number, no bool, of a range; NaN lies in none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        return False
-    return bool(smallest <= value <= largest)
+PRESETS = {"default": Sampling(), "code": Sampling(top_k=TOP_K), "var": Sampling(top_k=900)}
 
 
-PRESETS = {"default": Sampling(), "code": Sampling(), "var": Sampling(top_k=900)}
-
-
-def preset(name: str, scales: int, vocabulary: int) -> Sampling:
+def preset(name: str, scales: int, vocabulary: int, max_top_k: int | None = None) -> Sampling:
     """Named settings: ``default``, or published evaluation settings, ``code`` (CoDe) and ``var`` (VAR).
 
-    CoDe draws all scales but the last three at temperature 1.1. A vocabulary below a preset's top_k is kept whole.
+    CoDe draws all scales but the last three at temperature 1.1. A vocabulary below a preset's top_k is kept whole. What was
+    published is not fitted to graphs that keep fewer, ``max_top_k``; the default is.
 
     Raises:
         UsageError: unknown name.
@@ -88,6 +133,8 @@ def preset(name: str, scales: int, vocabulary: int) -> Sampling:
     base = PRESETS[name]
     warm = max(scales - 3, 0) if name == "code" else 0
     temperature = (1.1,) * warm + (1.0,) * (scales - warm) if warm else 1.0
+    if base.top_k is None:
+        return base.resolved(vocabulary, max_top_k or vocabulary)
     return replace(base, top_k=min(base.top_k, vocabulary), temperature=temperature)
 
 

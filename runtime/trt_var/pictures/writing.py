@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trt_var.errors import OutputError
 from trt_var.files.outputs import LARGEST, picture_format
 from trt_var.files.writing import appearing, replacing
+from trt_var.pictures.encoding import with_record
 
 GREY, ROW, GAP = 128, 10, 2
 STEP_MS, LAST_MS = 400, 2000
@@ -60,7 +61,7 @@ def beside(image: NDArray[np.uint8], mask: NDArray[np.bool_], results: NDArray[n
     return grid(np.concatenate([image[None], marked[None], results]), columns=min(len(results) + 2, ROW))
 
 
-def save_steps(path: Path, frames: list[NDArray[np.uint8]]) -> None:
+def save_steps(path: Path, frames: list[NDArray[np.uint8]], record: str | None = None) -> None:
     """Write what is known after every scale, frames [n, H, W, 3]: an animation, or a row an image in any other format.
 
     Raises:
@@ -70,16 +71,17 @@ def save_steps(path: Path, frames: list[NDArray[np.uint8]]) -> None:
 
     if picture_format(path, moving=True) != "GIF":
         rows = np.stack(frames, 1).reshape(-1, *frames[0].shape[1:])
-        save_picture(path, grid(rows, columns=len(frames)))
+        save_picture(path, grid(rows, columns=len(frames)), record)
         return
     sheets = [Image.fromarray(grid(frame)) for frame in frames]
     shown = [STEP_MS] * (len(sheets) - 1) + [LAST_MS]
     options: dict[str, Any] = {"format": "GIF", "save_all": True, "append_images": sheets[1:], "duration": shown, "loop": 0}
+    options |= with_record("GIF", record)
     _save(path, lambda file: sheets[0].save(file, **options))
 
 
-def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write an [H, W, 3] array in the format of the file's suffix.
+def save_picture(path: Path, pixels: NDArray[np.uint8], record: str | None = None) -> None:
+    """Write an [H, W, 3] array in the format of the file's suffix, with a record of how it was made, if there is one.
 
     Raises:
         OutputError: unknown suffix, no such folder, disk full, too large for the format.
@@ -87,7 +89,7 @@ def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
     from PIL import Image
 
     kind = picture_format(path)
-    _save(path, lambda file: Image.fromarray(pixels).save(file, format=kind))
+    _save(path, lambda file: Image.fromarray(pixels).save(file, format=kind, **with_record(kind, record)))
 
 
 def save_npz(path: Path, **arrays: NDArray[Any]) -> None:
@@ -100,28 +102,43 @@ def save_npz(path: Path, **arrays: NDArray[Any]) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the file for a flag
 
 
-def save_folder(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], seeds: NDArray[np.uint64]) -> None:
+def save_folder(
+    folder: Path,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    seeds: NDArray[np.uint64],
+    records: Sequence[str] | None = None,
+) -> None:
     """Write one PNG for each of images [n, H, W, 3], named by position, label and seed; they appear when all are written.
+
+    ``records`` are what each file carries of how it was made.
 
     Raises:
         OutputError: the folder cannot be made or written.
     """
     if not folder.exists():
         with appearing(folder) as fresh:
-            _save_each(fresh, images, labels, seeds)
+            _save_each(fresh, images, labels, seeds, records)
         return
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as partial:
-            _save_each(Path(partial), images, labels, seeds)
+            _save_each(Path(partial), images, labels, seeds, records)
             for path in sorted(Path(partial).iterdir()):
                 path.replace(folder / path.name)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def _save_each(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], seeds: NDArray[np.uint64]) -> None:
+def _save_each(
+    folder: Path,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    seeds: NDArray[np.uint64],
+    records: Sequence[str] | None,
+) -> None:
     for i, (pixels, label, seed) in enumerate(zip(images, labels, seeds, strict=True)):
-        save_picture(folder / f"{i:05d}-class{label}-seed{seed}.png", pixels)
+        carried = {} if records is None else {"record": records[i]}
+        save_picture(folder / f"{i:05d}-class{label}-seed{seed}.png", pixels, **carried)
 
 
 def _save(path: Path, write: Callable[[IO[bytes]], None]) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_var.decoding.numbers import whole
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import OutputError, UsageError
 from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
-from trt_var.requests.checking import check_series, whole
+from trt_var.requests.checking import check_series
 from trt_var.requests.results import Generation
 
 Progress = Callable[[int], object]

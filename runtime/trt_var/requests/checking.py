@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from trt_var.bundle.manifest import Manifest, default_n_draft
 from trt_var.bundle.memory import MAX_BATCH
 from trt_var.decoding.loop import Region, Request
+from trt_var.decoding.numbers import is_scalar, plain, shown, whole
 from trt_var.decoding.sampling import Sampling, gumbel, preset, uniforms
 from trt_var.errors import UsageError
 from trt_var.requests import labels
+from trt_var.requests import seeds as seeding
 
 MAX_IMAGES = 4096
 MAX_SMOOTH_BATCH = 16  # the noise of an image takes 4·V·L bytes, 11 MB for the published models
-MAX_SEED = 2**63 - 1
-Labels = int | str | Sequence[int | str]
+INSTEAD_OF_NONE = {"labels": "or -1 for no class in particular", "seeds": "or -1 for random ones"}
+Labels = int | str | Sequence[int | str] | NDArray[np.integer]
+Seeds = int | Sequence[int] | NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def prepare(
     manifest: Manifest,
     names: Sequence[str],
     wanted: Labels,
-    seeds: int | Sequence[int],
+    seeds: Seeds,
     n_draft: int | None,
     sampling: Sampling | str,
     batch_size: int,
@@ -72,13 +75,8 @@ def prepare(
     if not 1 <= len(listed) <= MAX_IMAGES:
         raise UsageError(f"{len(listed)} labels; expected 1 to {MAX_IMAGES} a request")
     batch_size = check_batch_size(batch_size)
-    numbers = [whole(seed, "a seed") for seed in _listed(seeds, "seeds")]
-    if _is_whole(seeds):
-        numbers = [numbers[0] + i for i in range(len(listed))]
-    if len(numbers) != len(listed):
-        raise UsageError(f"{len(numbers)} seeds for {len(listed)} labels; give one each, or the first of consecutive ones")
-    if not all(0 <= seed <= MAX_SEED for seed in numbers):
-        raise UsageError(f"seeds must lie in 0 to {MAX_SEED}")
+    given = [whole(seed, "a seed") for seed in _listed(seeds, "seeds")]
+    numbers = seeding.resolve(given, len(listed), is_scalar(plain(seeds)))
     n_draft = default_n_draft(manifest) if n_draft is None else whole(n_draft, "n_draft")
     _check_n_draft(n_draft, manifest)
     chosen = _check_sampling(sampling, manifest)
@@ -98,25 +96,15 @@ def check_series(
 ) -> Run:
     """Check what a long series will ask for, by a batch with its first and last seed; the checked batch has its settings.
 
+    No seed is drawn at random: a series is asked for again by its seeds.
+
     Raises:
         UsageError: the first thing that cannot be meant.
     """
+    seeding.check_range(*ends)
     size = max(2, min(whole(batch_size, "batch_size"), MAX_BATCH))
-    seeds = [ends[0]] * (size - 1) + [ends[1]]
-    return prepare(manifest, (), [0] * size, seeds, n_draft, sampling, batch_size)
-
-
-def whole(value: object, name: str) -> int:
-    """A whole number, Python's or NumPy's.
-
-    Raises:
-        UsageError: anything else, bools and floats too; or of more than 64 bits.
-    """
-    if not _is_whole(value):
-        raise UsageError(f"{name} is {repr(value)[:40]}; expected a whole number")
-    if abs(int(value)) >= 1 << 64:
-        raise UsageError(f"{name} has more than 64 bits; expected a smaller number")
-    return int(value)
+    given = [ends[0]] * (size - 1) + [ends[1]]
+    return prepare(manifest, (), [0] * size, given, n_draft, sampling, batch_size)
 
 
 def check_batch_size(batch_size: int) -> int:
@@ -125,37 +113,41 @@ def check_batch_size(batch_size: int) -> int:
     Raises:
         UsageError: out of range.
     """
-    if not 1 <= whole(batch_size, "batch_size") <= MAX_BATCH:
-        raise UsageError(f"batch_size is {batch_size}; expected 1 to {MAX_BATCH}")
-    return int(batch_size)
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    size = whole(batch_size, "batch_size")
+    if not 1 <= size <= MAX_BATCH:
+        raise UsageError(f"batch_size is {size}; expected 1 to {MAX_BATCH}")
+    return size
 
 
 def _listed(values: Any, name: str) -> list[Any]:
     """One value or several as a list, which ends soon after what a request may have."""
-    if isinstance(values, str) or _is_whole(values):
+    values = plain(values)
+    if values is None:
+        raise UsageError(f"{name} are None; expected one or a sequence of them, {INSTEAD_OF_NONE[name]}")
+    if is_scalar(values):
         return [values]
-    if not isinstance(values, Iterable) or isinstance(values, (bytes, dict)) or getattr(values, "ndim", 1) != 1:
-        raise UsageError(f"{name} are {repr(values)[:40]}; expected one or a sequence of them")
-    if isinstance(values, (list, tuple, np.ndarray)) and len(values) > MAX_IMAGES:
+    if not isinstance(values, Iterable) or isinstance(values, (bytes, Mapping)) or getattr(values, "ndim", 1) != 1:
+        raise UsageError(f"{name} are {shown(values)}; expected one or a sequence of them")
+    if isinstance(values, Sized) and len(values) > MAX_IMAGES:
         raise UsageError(f"{len(values)} {name}; expected 1 to {MAX_IMAGES} a request")
     return list(islice(values, MAX_IMAGES + 1))
 
 
 def _check_sampling(sampling: Sampling | str, manifest: Manifest) -> Sampling:
+    """The settings of a request, with numbers for all that stands for one."""
     scales = len(manifest.schedule)
-    chosen = preset(sampling, scales, manifest.vocabulary) if isinstance(sampling, str) else sampling
+    chosen = sampling
+    if isinstance(chosen, str):
+        chosen = preset(chosen, scales, manifest.vocabulary, manifest.max_top_k)
     if not isinstance(chosen, Sampling):
-        raise UsageError(f"sampling is {repr(chosen)[:40]}; expected a Sampling or the name of a preset")
+        hint = "Sampling.from_json" if isinstance(chosen, Mapping) else "a Sampling or the name of a preset"
+        raise UsageError(f"sampling is {shown(chosen)}; expected {hint}")
     chosen.check(scales, manifest.max_top_k)
     if chosen.more_smooth and manifest.smooth is None:
         raise UsageError("more_smooth is not in this bundle; build it again")
     if chosen.more_smooth and any(model.logits is None for model in manifest.models.values()):
         raise UsageError("more_smooth needs step graphs with logits, which a quantised bundle has not; use the float one")
-    return chosen
+    return chosen.resolved(manifest.vocabulary, manifest.max_top_k)
 
 
 def _check_teacher(teacher: NDArray[np.integer] | None, images: int, manifest: Manifest) -> None:
@@ -163,7 +155,7 @@ def _check_teacher(teacher: NDArray[np.integer] | None, images: int, manifest: M
         return
     expected = (images, sum(side**2 for side in manifest.schedule))
     if not isinstance(teacher, np.ndarray):
-        raise UsageError(f"teacher is {repr(teacher)[:40]}; expected an array of whole numbers {expected}")
+        raise UsageError(f"teacher is {shown(teacher)}; expected an array of whole numbers {expected}")
     if teacher.shape != expected or teacher.dtype.kind not in "iu":
         raise UsageError(f"teacher has shape {teacher.shape} {teacher.dtype}; expected whole numbers {expected}")
     if teacher.min() < 0 or teacher.max() >= manifest.vocabulary:

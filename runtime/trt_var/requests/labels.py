@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from trt_var.errors import UsageError
 
 NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
+NO_CLASS = -1  # as in VAR
 LONGEST = 200  # characters of a name; no class has so long a one
 
 
 def resolve(labels: Sequence[int | str], names: Sequence[str], classes: int) -> list[int]:
     """Class numbers of labels given as numbers or names.
 
-    ``names`` has one line of comma-separated names a class, or nothing. The number ``classes`` is the null class, which
-    guidance contrasts all others with: an image of no class in particular, to which guidance does nothing.
+    ``names`` has one line of comma-separated names a class, or nothing. The number ``classes``, or −1, is the null class,
+    which guidance contrasts all others with: an image of no class in particular, to which guidance does nothing.
 
     Raises:
         UsageError: a number out of range, an unknown name (with close ones), or a name of several classes.
@@ -50,8 +51,11 @@ def _resolve(label: int | str, index: dict[str, list[int]], names: Sequence[str]
 def _number(number: int, classes: int) -> int:
     if 0 <= number <= classes:
         return number
+    if number == NO_CLASS:
+        return classes
     raise UsageError(
-        f"label {number} is out of range; this bundle has classes 0 to {classes - 1}, and {classes} for no class"
+        f"label {number} is out of range; this bundle has classes 0 to {classes - 1}, and {classes} for no class, "
+        f"or {NO_CLASS}"
     )
 
 

@@ -96,7 +96,7 @@ def test_region_between_cells(pipeline: Pipeline, image: NDArray[np.uint8], capl
         (np.zeros((SIDE + 2, SIDE, 3), np.uint8), EVERYTHING),
         (np.zeros((SIDE, SIDE, 3), np.float32), EVERYTHING),
         (np.zeros((SIDE, SIDE, 3), np.uint8), EVERYTHING[:4]),
-        (np.zeros((SIDE, SIDE, 3), np.uint8), EVERYTHING.astype(np.uint8)),
+        (np.zeros((SIDE, SIDE, 3), np.uint8), EVERYTHING.astype(np.int16) * 256),
     ],
 )
 def test_wrong_arrays(pipeline: Pipeline, image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> None:

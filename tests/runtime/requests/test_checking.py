@@ -35,8 +35,8 @@ def test_numbers_of_numpy(manifest: Manifest) -> None:
         for value in (None, 0.9, [0.9], True, [True], [None], [[1]], b"1", {1: 2})
     ]
     + [(name, value) for name in ("n_draft", "batch_size") for value in (2.0, "2", True, [2])]
-    + [("batch_size", None), ("seeds", "1"), ("seeds", ["1"]), ("seeds", [-1]), ("seeds", 2**63)]
-    + [("wanted", np.zeros((1, 1), np.int64)), ("wanted", np.zeros(1)), ("wanted", -1), ("wanted", 11)]
+    + [("batch_size", None), ("seeds", "1"), ("seeds", ["1"]), ("seeds", [-2]), ("seeds", 2**64)]
+    + [("wanted", np.zeros((1, 1), np.int64)), ("wanted", np.zeros(1)), ("wanted", -2), ("wanted", 11)]
     + [("sampling", value) for value in (None, 1, {"cfg": 1})]
     + [("sampling", Sampling(**{name: value})) for name in ("cfg", "top_p", "temperature") for value in ("1", None, True)]
     + [("sampling", Sampling(top_k=value)) for value in (9.0, True, None)]  # type: ignore[arg-type]

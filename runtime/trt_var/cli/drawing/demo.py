@@ -18,7 +18,7 @@ def add(subparsers: Any, name: str) -> None:
         "inside the package.",
     )
     parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws, 0 to 6 (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first image, -1: a random one (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("demo.png"), metavar="FILE", help="default: %(default)s")
     parser.set_defaults(command=_demo, name=name)
 
@@ -35,6 +35,6 @@ def _demo(options: argparse.Namespace) -> None:
     with Pipeline.load("digits") as pipeline:
         labels = np.repeat(np.arange(pipeline.manifest.classes), COLUMNS)
         drawn = pipeline.generate(labels.tolist(), seeds=options.seed, n_draft=options.n_draft, batch_size=len(labels))
-        images.save_picture(options.out, images.grid(drawn.images, columns=COLUMNS))
+        images.save_picture(options.out, images.grid(drawn.images, columns=COLUMNS), drawn.record())
         seconds = time.monotonic() - started
-        print(f"{options.out}: {len(labels)} digits in {seconds:.1f} s on {pipeline.backend}, loading included")
+        print(f"{options.out}: {len(labels)} digits in {seconds:.1f} s on {pipeline.engine}, loading included")

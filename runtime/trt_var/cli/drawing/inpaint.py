@@ -39,7 +39,9 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--label", required=True, metavar="A", help=f"{what}: a class number or name")
     parser.add_argument("--num", type=int, default=1, metavar="n", help="how many results (default: 1)")
     parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws (default: all but two)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first result (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of the first result, -1: a random one (default: 0)"
+    )
     arguments.add_sampling(parser)
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="results drawn together (default: 8)")
     parser.add_argument("--raw", action="store_true", help="the decoder's pixels everywhere, also outside the region")
@@ -60,7 +62,7 @@ def _inpaint(options: argparse.Namespace) -> None:
     check_targets([options.out], folders=[options.out_dir])
     if not 1 <= options.num <= MAX_IMAGES:
         raise UsageError(f"--num is {options.num}; expected 1 to {MAX_IMAGES}")
-    with Pipeline.load(options.engines, options.backend) as pipeline:
+    with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
         side = pipeline.manifest.image_side
         if options.out:
             images.check_size(options.out, images.grid_size(options.num + 2, side, min(options.num + 2, images.ROW)))
@@ -77,13 +79,15 @@ def _inpaint(options: argparse.Namespace) -> None:
             raw=options.raw,
         )
         if options.out:
-            images.save_picture(options.out, images.beside(picture.pixels, mask, result.images))
+            images.save_picture(options.out, images.beside(picture.pixels, mask, result.images), result.record())
         if options.out_dir:
-            images.save_folder(options.out_dir, result.images, result.labels, result.seeds)
+            images.save_folder(options.out_dir, result.images, result.labels, result.seeds, result.records())
         written = ", ".join(str(path) for path in (options.out, options.out_dir) if path)
         changes = f" ({', '.join(picture.changes)})" if picture.changes else ""
+        seed = f", seed {result.seeds[0]}" if options.seed < 0 else ""
         print(
-            f"{options.image}{changes}: {mask.mean():.0%} redrawn as class {result.labels[0]}, {written}, {pipeline.backend}"
+            f"{options.image}{changes}: {mask.mean():.0%} redrawn as class {result.labels[0]}{seed}, {written}, "
+            f"{pipeline.engine}"
         )
 
 

@@ -37,7 +37,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
     check_targets([options.out], files=[options.save_npz])
     if len(options.images) > MAX_IMAGES:
         raise UsageError(f"{len(options.images)} pictures; expected at most {MAX_IMAGES}")
-    with Pipeline.load(options.engines, options.backend) as pipeline:
+    with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
         images.check_size(options.out, images.grid_size(2 * len(options.images), pipeline.manifest.image_side, 2))
         given = [pictures.read_picture(path, pipeline.manifest.image_side) for path in options.images]
         pixels = np.stack([picture.pixels for picture in given])
@@ -49,4 +49,4 @@ def _reconstruct(options: argparse.Namespace) -> None:
         for path, picture, decibels in zip(options.images, given, result.psnr, strict=True):
             changes = f" ({', '.join(picture.changes)})" if picture.changes else ""
             print(f"{path}{changes}: PSNR {decibels:.2f} dB")
-        print(f"{options.out}: {len(given)} pictures beside their reconstructions, {pipeline.backend}")
+        print(f"{options.out}: {len(given)} pictures beside their reconstructions, {pipeline.engine}")

@@ -34,9 +34,13 @@ def add(subparsers: Any, name: str) -> None:
         help="scales that the drafter draws: 0 is the plain refiner, all scales the plain drafter "
         "(default: all but two, or what a fine-tuned pair serves)",
     )
-    parser.add_argument("--labels", metavar="A,B,…", help="class numbers or names (default: 207, or all of a few)")
+    parser.add_argument(
+        "--labels",
+        metavar="A,B,…",
+        help="class numbers or names; --labels=-1,3: no class, class 3 (default: 207, or all of a few)",
+    )
     parser.add_argument("--num", type=int, metavar="n", help="how many images; labels repeat in turn (default: one a label)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first image, -1: a random one (default: 0)")
     arguments.add_sampling(parser)
     parser.add_argument(
         "--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8; with --steps, all)"
@@ -51,7 +55,7 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument(
         "--steps", type=Path, metavar="FILE", help="the pictures after every scale: .gif moves, .png has a row an image"
     )
-    parser.add_argument("--save-npz", type=Path, metavar="FILE", help="images, tokens, labels and seeds as arrays")
+    parser.add_argument("--save-npz", type=Path, metavar="FILE", help="images, tokens, labels, seeds and a record as arrays")
     parser.set_defaults(command=_run, name=name)
 
 
@@ -66,7 +70,7 @@ def _run(options: argparse.Namespace) -> None:
         options.out = Path("grid.png")
     check_targets([options.out], [options.steps], [options.save_npz], [options.out_dir])
     check_batch_size(options.batch_size)
-    with Pipeline.load(options.engines, options.backend) as pipeline:
+    with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
         wanted = _labels(options, pipeline.manifest)
         _check_sizes(options, pipeline.manifest, len(wanted))
         settings = {
@@ -82,7 +86,9 @@ def _run(options: argparse.Namespace) -> None:
                 result = pipeline.generate(wanted, **settings, batch_size=options.batch_size, progress=bar.update)
         seconds = time.monotonic() - started
         written = _write(options, result)
-        print(f"{len(result.images)} images in {seconds:.1f} s on {pipeline.backend}: {', '.join(map(str, written))}")
+        seeds = f", seeds from {result.seeds[0]}" if options.seed < 0 else ""
+        files = ", ".join(map(str, written))
+        print(f"{len(result.images)} images in {seconds:.1f} s on {pipeline.engine}{seeds}: {files}")
 
 
 def _check_sizes(options: argparse.Namespace, manifest: Manifest, count: int) -> None:
@@ -118,23 +124,25 @@ def _steps(pipeline: Pipeline, wanted: list[int | str], settings: dict[str, Any]
     from trt_var.pictures import writing as images
 
     previews = list(pipeline.stream(wanted, **settings))
-    images.save_steps(path, [preview.images for preview in previews])
-    return previews[-1].generation
+    result = previews[-1].generation
+    images.save_steps(path, [preview.images for preview in previews], result.record())
+    return result
 
 
 def _write(options: argparse.Namespace, result: Generation) -> list[Path]:
+    import numpy as np
+
     from trt_var.pictures import writing as images
 
     written = [options.steps] if options.steps else []
     if options.out:
         written.append(options.out)
-        images.save_picture(options.out, images.grid(result.images))
+        images.save_picture(options.out, images.grid(result.images), result.record())
     if options.out_dir:
         written.append(options.out_dir)
-        images.save_folder(options.out_dir, result.images, result.labels, result.seeds)
+        images.save_folder(options.out_dir, result.images, result.labels, result.seeds, result.records())
     if options.save_npz:
         written.append(options.save_npz)
-        images.save_npz(
-            options.save_npz, images=result.images, tokens=result.tokens, labels=result.labels, seeds=result.seeds
-        )
+        drawn = {name: getattr(result, name) for name in ("images", "tokens", "labels", "seeds")}
+        images.save_npz(options.save_npz, **drawn, record=np.array(result.record()))
     return written

@@ -49,11 +49,11 @@ def _sample(options: argparse.Namespace) -> None:
     from trt_var.quality import samples
 
     check_targets(files=[options.adm_npz], folders=[options.out])
-    with Pipeline.load(options.engines, options.backend) as pipeline:
+    with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
         wanted = _wanted(options, pipeline.manifest)
         with tqdm(total=wanted.num, unit="image", disable=None) as bar:
             shards = _drawn(pipeline, wanted, options.out, bar.update)
-        print(f"{options.out}: {wanted.num} images in {len(shards)} shards, {pipeline.backend}")
+        print(f"{options.out}: {wanted.num} images in {len(shards)} shards, {pipeline.engine}")
         if options.adm_npz:
             samples.write_images(options.adm_npz, wanted.num, pipeline.manifest.image_side, bulk.read_images(shards))
             print(f"{options.adm_npz}: {wanted.num} images")

@@ -52,7 +52,7 @@ def _eval(options: argparse.Namespace) -> None:
 
     _check(options)
     check_targets(files=[options.adm_npz, options.json])
-    with Pipeline.load(options.engines, options.backend) as pipeline:
+    with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
         print(f"{options.engines} on {pipeline.backend}")
         for n_draft in _drafts(options, pipeline):
             _series(options, pipeline, n_draft).check(pipeline, options.rounds)

@@ -15,7 +15,7 @@ def add(subparsers: Any, name: str) -> None:
         help="what a bundle holds, whether it is whole, what memory it needs",
         description="Describe a bundle, compare every file with its checksum, and list the memory by batch size.",
     )
-    parser.add_argument("bundle", type=Path, metavar="DIR", help="the bundle's folder")
+    parser.add_argument("bundle", type=Path, metavar="DIR", help="the bundle's folder; or a drawn picture: how it was made")
     parser.set_defaults(command=_info, name=name)
 
 
@@ -24,7 +24,11 @@ def _info(options: argparse.Namespace) -> None:
     from trt_var.bundle.manifest import default_n_draft
     from trt_var.bundle.memory import need
     from trt_var.bundle.opening import Bundle
+    from trt_var.files.outputs import MOVING
 
+    if options.bundle.suffix.lower() in MOVING and options.bundle.is_file():
+        _print_record(options.bundle)
+        return
     bundle = Bundle.open(options.bundle)
     manifest = bundle.manifest
     bundle.verify()
@@ -59,3 +63,18 @@ def _info(options: argparse.Namespace) -> None:
             f"{batch:5}  {parts.weights / MIB:7.0f}  {parts.cache / MIB:5.0f}  {parts.activations / MIB:11.0f}"
             f"  {parts.total / MIB:5.0f}"
         )
+
+
+def _print_record(path: Path) -> None:
+    """Labels, seeds, settings, bundle and backend of a drawn picture."""
+    import msgspec
+
+    from trt_var.errors import DataError, printable
+    from trt_var.pictures.encoding import read_record
+
+    try:
+        record = msgspec.json.decode(read_record(path), type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise DataError(f"the record in {path} is damaged: {error}") from error
+    for name, value in record.items():
+        print(f"{printable(name):15} {printable(msgspec.json.encode(value).decode())}")

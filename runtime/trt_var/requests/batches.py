@@ -1,0 +1,69 @@
+"""A request cut into batches, and what comes of each put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trt_var.backends.base import Backend
+from trt_var.decoding.loop import Chain, DecodedScale, decode, draw, render, upload
+from trt_var.errors import UsageError
+from trt_var.requests.checking import Run
+
+Progress = Callable[[int], object]
+
+
+def pieces(backend: Backend, run: Run, batch_size: int, alone: bool) -> Iterator[tuple[Run, int]]:
+    """The batches of a request, and the size in which each is drawn: there may be more places than images.
+
+    With ``alone``, every image has the smallest batch that the backend draws to itself, in which copies of it fill the other
+    places: what it becomes cannot depend on any other image, whatever the arithmetic.
+    """
+    while run.labels:
+        batch = backend.padded(1 if alone else min(batch_size, len(run.labels)))
+        size = 1 if alone else min(batch, batch_size)
+        yield run[:size], batch
+        run = run[size:]
+
+
+def draw_all(
+    chain: Chain, run: Run, batch_size: int, alone: bool, progress: Progress | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Images [n, H, W, 3] and tokens [n, L]."""
+    images, tokens = [], []
+    for piece, batch in pieces(chain.backend, run, batch_size, alone):
+        drawn, pictures = draw(chain, piece.request(chain.manifest, batch))
+        count = len(piece.labels)
+        tokens.append(drawn.T[:count])
+        images.append(pictures[:count])
+        if progress:
+            progress(count)
+    return np.concatenate(images), np.concatenate(tokens).astype(np.uint16)
+
+
+def draw_scales(chain: Chain, run: Run, alone: bool) -> Iterator[tuple[DecodedScale, NDArray[np.uint8], NDArray[np.uint16]]]:
+    """After every scale: it, what is known of all images [n, H, W, 3], and its tokens [n, tokens of the scale].
+
+    Raises:
+        UsageError: more images than the backend draws together.
+        BackendError: the engine failed.
+    """
+    backend, count = chain.backend, len(run.labels)
+    parts = list(pieces(backend, run, count, alone))
+    if len(parts) > 1 and not alone:
+        raise UsageError(f"{count} labels; these engines take {parts[0][1]} at once, and stream draws one batch")
+    backend.check_room(run.n_draft, sum(batch for _, batch in parts))
+    decodings = [decode(chain, run.n_draft, upload(chain, part.request(chain.manifest, batch))) for part, batch in parts]
+    for scales in zip(*decodings, strict=True):
+        images, tokens = [], []
+        for (part, _), scale in zip(parts, scales, strict=True):
+            tokens.append(_rows(backend.download(scale.tokens).T, part))
+            images.append(_rows(backend.download(render(chain, scale.f_hat)), part))
+        yield scales[0], np.concatenate(images), np.concatenate(tokens).astype(np.uint16)
+
+
+def _rows(array: NDArray[Any], part: Run) -> NDArray[Any]:
+    return array[: len(part.labels)]
