@@ -119,9 +119,14 @@ def save_folder(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int6
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
+def picture_name(position: int, label: int, seed: int) -> str:
+    """The name of a picture in a folder of results."""
+    return f"{position:05d}-class{label}-seed{seed}.png"
+
+
 def _save_each(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], seeds: NDArray[np.uint64]) -> None:
     for i, (pixels, label, seed) in enumerate(zip(images, labels, seeds, strict=True)):
-        save_picture(folder / f"{i:05d}-class{label}-seed{seed}.png", pixels)
+        save_picture(folder / picture_name(i, label, seed), pixels)
 
 
 def _save(path: Path, write: Callable[[IO[bytes]], None]) -> None:
