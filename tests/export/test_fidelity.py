@@ -153,7 +153,10 @@ def test_class_folders(real: Path, asked: Asked) -> None:
     [
         (lambda real: [path.unlink() for path in real.iterdir()], "holds 0 pictures"),
         (lambda real: [(real / name).unlink() for name in ("1.png", "2.png")], "holds 1 pictures"),
-        (lambda real: picture(real / "wide.png", (40, 32)), "holds 4 pictures: 3 of 32×32, 1 of 40×32; the metric takes one"),
+        (
+            lambda real: picture(real / "wide.png", (40, 32)),
+            "holds 4 pictures: 3 of 32×32, 1 of 40×32; the metric takes one",
+        ),
         (lambda real: picture(real / "below" / "a.png"), "holds 3 pictures itself and 1 in folders below"),
         (lambda real: picture(real / ".hidden.png"), "1 hidden pictures"),
         (lambda real: (real / "a.jpg").write_text("<html>"), "1 of 4 pictures cannot be read"),

@@ -36,7 +36,7 @@ def sample_pictures(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progres
 
     Raises:
         UsageError: a value out of range; or the folder holds other images, or something else.
-        OutputError: another process writes there, or the disk is full; what is finished stays. Or pictures of others lie there.
+        OutputError: another process writes there, or the disk is full; what is finished stays. Or other pictures lie there.
     """
     fill(pipeline, replace(bulk, shard=SPAN), out, Pictures(out), progress)
     found = sum(1 for _ in out.glob("*.png"))

@@ -59,14 +59,16 @@ def look(folder: Path, progress: Callable[[int], object] | None = None) -> Refer
     above = [path for path in found if path.parent == folder]
     if above and len(above) < len(found):
         raise DataError(
-            f"{folder} holds {len(above)} pictures itself and {len(found) - len(above)} in folders below, of which the metric "
-            "takes the former alone; give a folder with one kind"
+            f"{folder} holds {len(above)} pictures itself and {len(found) - len(above)} in folders below, of which the "
+            "metric takes the former alone; give a folder with one kind"
         )
     if len(found) < 2:
         raise DataError(f"{folder} holds {len(found)} pictures ({', '.join(SUFFIXES)}); a distance takes 2 or more")
     hidden = [path for path in found if any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if hidden:
-        raise DataError(f"{folder} holds {len(hidden)} hidden pictures, e.g. {hidden[0]}, which the metric takes; remove them")
+        raise DataError(
+            f"{folder} holds {len(hidden)} hidden pictures, e.g. {hidden[0]}, which the metric takes: remove them"
+        )
     sizes: Counter[Size] = Counter()
     broken = unreadable(found, progress=progress, sizes=sizes)
     if broken:

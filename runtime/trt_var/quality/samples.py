@@ -91,7 +91,8 @@ def write_adm(path: Path, pipeline: Pipeline, series: Series, progress: Progress
     """Write the file that ADM's evaluator takes: ``arr_0``, uint8 [n, H, W, 3], streamed, so that 50 000 fit.
 
     The images come in the order of ``requests.mixing``: the evaluator takes its Inception Score over runs of 5000, which
-    hold few classes when they are sorted. VAR's and CoDe's protocols are 50 images of each of ImageNet's 1000 classes under ``--preset var`` and ``code``.
+    hold few classes when they are sorted. VAR's and CoDe's protocols are 50 images of each of ImageNet's 1000 classes under
+    ``--preset var`` and ``code``.
 
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
@@ -105,7 +106,8 @@ def write_images(path: Path, num: int, side: int, pieces: Iterable[NDArray[np.ui
     """Write ``num`` images that come in pieces [n, side, side, 3] as ``arr_0`` of an npz, one piece in memory at a time.
 
     Raises:
-        OutputError: there is no room for it, told before the first piece; the file cannot be written, or other images came than ``num`` of that size; nothing is left behind.
+        OutputError: there is no room for it, told before the first piece; the file cannot be written, or other images came
+            than ``num`` of that size; nothing is left behind.
     """
     shape, written = (num, side, side, 3), 0
     check_room(path, math.prod(shape))

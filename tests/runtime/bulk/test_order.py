@@ -68,9 +68,7 @@ def test_the_file_of_a_sorted_folder_is_that_of_a_new_one(sorted_folder: Path, t
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed], ids=["stored", "packed"])
-def test_pieces_of_a_sorted_folder(
-    sorted_folder: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[..., None]
-) -> None:
+def test_pieces_of_a_sorted_folder(sorted_folder: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[..., None]) -> None:
     """Gathered from many shards a piece, whatever the size of a piece."""
     shards = sorted(sorted_folder.glob("shard-*.npz"))
     expected = joined(read_images(shards))[Bulk(60).positions(10)]

@@ -12,7 +12,7 @@ from trt_var.requests.mixing import by_class, mixed
 
 @pytest.mark.parametrize(
     ("num", "classes"),
-    [(2000, 10), (53, 10), (7, 10), (10, 10), (101, 10), (1003, 10), (5, 1), (1, 1), (50_000, 1000), (250_000, 1000), (9999, 333)],
+    [(2000, 10), (53, 10), (7, 10), (101, 10), (1003, 10), (5, 1), (1, 1), (50_000, 1000), (250_000, 1000), (9999, 333)],
 )
 def test_every_stretch_holds_every_class(num: int, classes: int) -> None:
     order = mixed(num, classes)

@@ -19,8 +19,8 @@ def add(subparsers: Any, name: str) -> None:
     parser = subparsers.add_parser(
         name,
         help="draw many images of all classes into a folder, resumable",
-        description="Draw images of all classes in equal numbers; image i of the series, sorted by class, has seed S + i. They "
-        "lie in mixed order, as evaluators need them, in shards that appear whole. "
+        description="Draw images of all classes in equal numbers; image i of the series, sorted by class, has seed S + i. "
+        "They lie in mixed order, as evaluators need them, in shards that appear whole. "
         "The same command goes on where an earlier one was stopped, and the images are those of an unbroken run.",
     )
     arguments.add_engines(parser)

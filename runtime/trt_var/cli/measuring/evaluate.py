@@ -46,9 +46,9 @@ def add(subparsers: Any, name: str) -> None:
         "--drawings",
         type=Path,
         metavar="DIR",
-        help="for --fidelity: keep the drawn pictures here, and go on with those that are (default: until the figures are there)",
+        help="for --fidelity: keep the drawn pictures here, and go on with those (default: until the figures are there)",
     )
-    parser.add_argument("--resize", action="store_true", help="for --fidelity: cut the real pictures to the drawn ones' size")
+    parser.add_argument("--resize", action="store_true", help="for --fidelity: cut real pictures to the drawn ones' size")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures, machine-readable")
     parser.set_defaults(command=_eval, name=name)
 
