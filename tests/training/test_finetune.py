@@ -14,9 +14,9 @@ from torch import Tensor
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
 from trt_var import Pipeline, UsageError
-from trt_var.bundle.opening import Bundle
 from trt_var.cli.main import main
-from trt_var_export.weights.checkpoint import StateDict
+from trt_var_export.weights.checkpoint import Safetensors, StateDict
+from trt_var_export.weights.names import known_names
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_the_classes_are_told_and_kept(arguments: list[str], tmp_path: Path, cap
     assert kept == {"folders": {"0": 0, "2": 2, "5": 5}, "rule": "numbers", "names": None}
 
 
-def test_names_of_folders_become_the_bundles(arguments: list[str], tmp_path: Path) -> None:
+def test_names_go_into_the_weights(arguments: list[str], tmp_path: Path) -> None:
     names = [f"thing {letter}" for letter in "abcdefghij"]
     for number, name in {"0": "thing_j", "2": "Thing b", "5": "thing c"}.items():
         (tmp_path / "data" / number).rename(tmp_path / "data" / name)
@@ -122,9 +122,8 @@ def test_names_of_folders_become_the_bundles(arguments: list[str], tmp_path: Pat
     assert main([*command, "--class-names", str(tmp_path / "names.txt")]) == 0
     folders = json.loads((tmp_path / "out" / "classes.json").read_text())["folders"]
     assert folders == {"Thing b": 1, "thing c": 2, "thing_j": 9}
-    drafter = str(tmp_path / "out" / "drafter.safetensors")
-    assert main(["build", "--drafter", drafter, "--vae", str(tmp_path / "vae.pth"), "--out", str(tmp_path / "bundle")]) == 0
-    assert Bundle.open(tmp_path / "bundle").class_names() == names
+    for role in ("drafter", "refiner"):
+        assert known_names({"drafter": Safetensors(tmp_path / "out" / f"{role}.safetensors")}, 10) == names
 
 
 def test_a_broken_picture_ends_it_before_the_first_step(

@@ -110,8 +110,8 @@ class FolderImages:
         """Look at every picture, so that no training stumbles over one.
 
         Args:
-            decode: every pixel; else headers and the ends of the files, some 10 000 a second where the disk keeps up. Damage
-                in the middle of a file then shows only when it is trained on.
+            decode: every pixel, some 600 pictures of 500×375 a second and core; else headers and the ends of the files, some
+                15 000. Damage in the middle of a file then shows only when it is trained on.
             progress: called with how many more have been looked at.
 
         Raises:

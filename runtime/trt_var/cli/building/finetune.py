@@ -40,7 +40,7 @@ def add(subparsers: Any, name: str) -> None:
         choices=("quick", "full"),
         default="quick",
         help="how all pictures are looked at before the first step: headers and ends of the files (quick, the default: "
-        "minutes for a million), or every pixel (full: hours)",
+        "minutes for a million), or every pixel (full: some 25 times as long)",
     )
     parser.add_argument("--n-draft", type=int, required=True, metavar="N", help="scales that the drafter draws")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="weights and checkpoints")
