@@ -1,8 +1,8 @@
 """Damaged files by the thousand: ``python benchmarks/fuzz.py --cases 20000 --out fuzz.json``.
 
-Every file that the runtime reads is mutated, truncated, emptied, spliced or swapped, and read as a user would have it read. The
-answer must be a result or one of the project's errors, in ten seconds and a bounded memory. A worker process takes the cases
-one after the other; where it dies, the case it was at is counted as a crash and another goes on behind it.
+Every file that the runtime reads is mutated, truncated, emptied, spliced or swapped, and read as a user would have it
+read. The answer must be a result or one of the project's errors, in ten seconds and a bounded memory. A worker process
+takes the cases one after the other; where it dies, the case it was at is counted as a crash and another goes on behind it.
 """
 
 from __future__ import annotations

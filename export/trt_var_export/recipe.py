@@ -26,6 +26,7 @@ class Recipe:
         schedule: patch sides, for checkpoints that do not tell them.
         force: replace a bundle that lies at ``out``.
         compare: run every graph against the torch model.
+        class_names: ``imagenet`` or a file with a line a class; None for what the weights' source says.
     """
 
     drafter: str
@@ -38,6 +39,7 @@ class Recipe:
     schedule: Schedule | None = None
     force: bool = False
     compare: bool = True
+    class_names: str | None = None
 
 
 class Progress(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -26,14 +25,14 @@ from trt_var_export.recipe import Precision, Progress, Recipe
 from trt_var_export.weights import sources
 from trt_var_export.weights.architecture import check_belonging, hollow, transformer_shape, vqvae_shape
 from trt_var_export.weights.checkpoint import Checkpoint
+from trt_var_export.weights.names import known_names, told_names
 
 OPSET: dict[Precision, int] = {"fp32": 20, "fp16": 23}  # TensorRT fuses opset 23's Attention in float16 alone
-IMAGENET_NAMES = Path(__file__).parent / "weights" / "imagenet.txt"
 
 
 @dataclass
 class Workshop:
-    """The opened checkpoints, their shapes, and what is known of the files written so far."""
+    """The opened checkpoints, their shapes, their classes' names, and what is known of the files written so far."""
 
     recipe: Recipe
     progress: Progress
@@ -41,6 +40,7 @@ class Workshop:
     shapes: dict[Role, TransformerShape]
     vae: Checkpoint
     vae_shape: VqvaeShape
+    names: list[str] | None = None
     hashes: dict[str, str] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -61,7 +61,9 @@ class Workshop:
             raise UsageError(f"--finetuned is {recipe.finetuned}; a pair of {scales} scales is tuned for 1 to {scales - 1}")
         vae_shape = vqvae_shape(vae)
         check_belonging(shapes, vae_shape)
-        return cls(recipe, progress, checkpoints, shapes, vae, vae_shape)
+        classes, told = shapes["drafter"].classes, recipe.class_names
+        names = known_names(checkpoints, classes) if told is None else told_names(told, classes)
+        return cls(recipe, progress, checkpoints, shapes, vae, vae_shape, names)
 
     def fill(self, folder: Path) -> None:
         """Write every file of the bundle, the manifest last.
@@ -74,9 +76,8 @@ class Workshop:
         parts = self._export_vqvae(folder)
         (folder / "report.json").write_text(json.dumps(self.report, indent=1), encoding="utf-8")
         shape = self.shapes["drafter"]
-        named = shape.classes == 1000
-        if named:
-            shutil.copyfile(IMAGENET_NAMES, folder / "classes.txt")
+        if self.names:
+            (folder / "classes.txt").write_text("".join(f"{line}\n" for line in self.names), encoding="utf-8")
         manifest = Manifest(
             schema=manifests.SCHEMA,
             generator=f"trt-var {version('trt-var')}",
@@ -96,7 +97,7 @@ class Workshop:
             vae_origin=self.vae.origin,
             vae_channels=self.vae_shape.channels,
             files=self._files(folder),
-            class_names="classes.txt" if named else None,
+            class_names="classes.txt" if self.names else None,
             report="report.json",
         )
         (folder / manifests.FILE_NAME).write_bytes(manifests.encode(manifest))

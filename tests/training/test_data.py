@@ -1,5 +1,8 @@
+"""Labelled images, batches, augmentation. Kind: training folders."""
+
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +70,80 @@ def test_pictures_that_are_refused(tmp_path: Path) -> None:
     for index, message in enumerate(("8 bits", "million", "no PNG, JPEG or WebP")):
         with pytest.raises(DataError, match=message):
             FolderImages(tmp_path, 8).load(index)
+
+
+def without_end(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def bent(path: Path) -> None:
+    """Damage in the middle, which header and end do not show."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def noise(path: Path, kind: str) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(path, format=kind)
+    return path
+
+
+BREAK: dict[str, Callable[[Path], object]] = {
+    "empty.png": Path.touch,
+    "page.jpg": lambda path: path.write_text("<html>404</html>"),
+    "deep.png": lambda path: Image.fromarray(np.full((4, 4), 60_000, np.uint16)).save(path),
+    "cut.png": lambda path: without_end(noise(path, "PNG")),
+    "cut.jpeg": lambda path: without_end(noise(path, "JPEG")),
+    "cut.webp": lambda path: without_end(noise(path, "WEBP")),
+    "scan.jpg": lambda path: noise(path, "TIFF"),
+    "folder.png": Path.mkdir,
+    "gone.png": lambda path: path.symlink_to("/nowhere"),
+    "large.png": lambda path: Image.new("1", (9_000, 9_000)).save(path),
+}
+
+
+@pytest.mark.parametrize("name", BREAK)
+@pytest.mark.parametrize("decode", [False, True])
+def test_broken_pictures_are_found_without_training(folder: Path, name: str, decode: bool) -> None:
+    images = FolderImages(folder, 16)
+    seen: list[int] = []
+    images.verify(decode, seen.append)
+    assert sum(seen) == 6
+    BREAK[name](folder / "dog" / name)
+    if name == "folder.png":
+        FolderImages(folder, 16).verify(decode)
+        return
+    with pytest.raises(DataError, match=rf"1 of 7 pictures cannot be read: .*dog/{name}.*\. Mend or remove"):
+        FolderImages(folder, 16).verify(decode)
+
+
+def test_damage_in_the_middle_takes_a_full_look(folder: Path) -> None:
+    bent(noise(folder / "cat" / "bent.png", "PNG"))
+    images = FolderImages(folder, 16)
+    images.verify()
+    with pytest.raises(DataError, match=r"1 of 7 pictures.*bent\.png"):
+        images.verify(decode=True)
+
+
+def test_odd_ends_are_no_damage(folder: Path) -> None:
+    """Cameras and tools write after the end; what decodes is taken."""
+    for name, kind, after in (
+        ("a.jpg", "JPEG", b"\0" * 99),
+        ("b.jpg", "JPEG", b"made by a camera"),
+        ("c.png", "PNG", b"\n"),
+    ):
+        path = noise(folder / "cat" / name, kind)
+        path.write_bytes(path.read_bytes() + after)
+    FolderImages(folder, 16).verify()
+
+
+def test_many_broken_pictures_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i in range(9):
+        (folder / "cat" / f"broken{i}.png").touch()
+    with caplog.at_level("INFO"), pytest.raises(DataError, match=r"9 of 15 .*broken4\.png[^;]*; and 4 more"):
+        FolderImages(folder, 16).verify()
+    assert caplog.text.count("cat/broken") == 9
 
 
 def test_a_batch_depends_on_seed_and_step_alone(folder: Path) -> None:

@@ -1,9 +1,13 @@
+"""Fine-tuning from a folder to a bundle. Kind: training folders."""
+
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -11,7 +15,8 @@ from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
 from trt_var import Pipeline, UsageError
 from trt_var.cli.main import main
-from trt_var_export.weights.checkpoint import StateDict
+from trt_var_export.weights.checkpoint import Safetensors, StateDict
+from trt_var_export.weights.names import known_names
 
 
 @pytest.fixture
@@ -21,7 +26,7 @@ def arguments(tmp_path: Path) -> list[str]:
     for i, (part, shape) in enumerate(parts.items()):
         found += [f"--{part}", str(save_checkpoint(random_weights(shape, i), tmp_path / f"{part}.pth"))]
     rng = np.random.default_rng(0)
-    for name in ("a", "b", "c"):
+    for name in ("0", "2", "5"):
         (tmp_path / "data" / name).mkdir(parents=True)
         for i in range(2):
             Image.fromarray(rng.integers(0, 256, (12, 10, 3), np.uint8)).save(tmp_path / "data" / name / f"{i}.png")
@@ -61,6 +66,8 @@ def test_pair_from_a_folder_to_a_bundle(arguments: list[str], tmp_path: Path) ->
         (["--vae", "random:ch32"], "the vae's codebook size: 4096, the drafter has 96"),
         (["--vae", "missing.pth"], "no checkpoint at missing.pth"),
         (["--device", "cuda"], "no CUDA device"),
+        (["--class-names", "/nowhere"], "cannot read --class-names /nowhere: No such file"),
+        (["--class-names", "imagenet"], "names 1000 classes, the model knows 10"),
     ],
 )
 def test_mistakes(
@@ -93,3 +100,55 @@ def test_another_run_is_told_by_its_settings(arguments: list[str], capsys: pytes
     error = capsys.readouterr().err
     assert "belongs to another run: flip was False, now True; seed was 0, now 5; remove it" in error
     assert len(error.splitlines()) == 1
+
+
+def test_the_classes_are_told_and_kept(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data" / ".ipynb_checkpoints").mkdir()
+    assert main([*arguments, "--steps", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("6 pictures of 3 classes by their numbers: 0 → 0, 2 → 2, 5 → 5") == 1
+    kept = json.loads((tmp_path / "out" / "classes.json").read_text())
+    assert kept == {"folders": {"0": 0, "2": 2, "5": 5}, "rule": "numbers", "names": None}
+
+
+def test_names_go_into_the_weights(arguments: list[str], tmp_path: Path) -> None:
+    names = [f"thing {letter}" for letter in "abcdefghij"]
+    for number, name in {"0": "thing_j", "2": "Thing b", "5": "thing c"}.items():
+        (tmp_path / "data" / number).rename(tmp_path / "data" / name)
+    (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8")
+    command = [*arguments, "--steps", "1"]
+    assert main(command) == 1, "three of ten, and nothing says which"
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--class-names", str(tmp_path / "names.txt")]) == 0
+    folders = json.loads((tmp_path / "out" / "classes.json").read_text())["folders"]
+    assert folders == {"Thing b": 1, "thing c": 2, "thing_j": 9}
+    for role in ("drafter", "refiner"):
+        assert known_names({"drafter": Safetensors(tmp_path / "out" / f"{role}.safetensors")}, 10) == names
+
+
+def test_a_broken_picture_ends_it_before_the_first_step(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data" / "2" / "page.jpg").write_text("<html>")
+    assert main(arguments) == 1
+    assert "1 of 7 pictures cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("names", [("0", "1", "2"), ("0", "2", "5")], ids=["plain", "shifted"])
+def test_runs_of_an_earlier_version(
+    arguments: list[str], tmp_path: Path, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It numbered folders in their order: a run goes on where that was right, and is refused where it was not."""
+    for old, new in zip(("0", "2", "5"), names, strict=True):
+        (tmp_path / "data" / old).rename(tmp_path / "data" / new)
+    assert main([*arguments, "--steps", "1"]) == 0
+    checkpoint = tmp_path / "out" / "drafter-n2.checkpoint"
+    state = torch.load(checkpoint, weights_only=True)
+    plan = json.loads(state["plan"])
+    assert plan.pop("classes")
+    torch.save(state | {"plan": json.dumps(plan, sort_keys=True)}, checkpoint)
+    capsys.readouterr()
+    assert main([*arguments, "--steps", "1"]) == (0 if names == ("0", "1", "2") else 1)
+    if names != ("0", "1", "2"):
+        assert "belongs to another run: classes was None, now" in capsys.readouterr().err

@@ -120,6 +120,20 @@ def train(
     return history
 
 
+def settings(checkpoint: Path) -> dict[str, object]:
+    """The plan and ``given`` that a checkpoint was written with; empty if they cannot be read.
+
+    Raises:
+        CheckpointError: damaged.
+    """
+    state: Any = read_torch(checkpoint)
+    try:
+        found = json.loads(state["plan"])
+    except (ValueError, TypeError, LookupError):
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
 def _descend(objective: Objective, plan: Plan, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
     for group in optimizer.param_groups:
         group["lr"] = plan.rate(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from trt_var_export.models.transformer import Transformer
 from trt_var_export.models.vqvae import Vqvae
 from trt_var_export.weights.architecture import hollow, transformer_shape, vqvae_shape
 from trt_var_export.weights.checkpoint import Checkpoint
+from trt_var_export.weights.names import as_metadata
 
 
 def load_transformer(checkpoint: Checkpoint, what: str, schedule: Schedule | None = None) -> Transformer:
@@ -42,11 +44,12 @@ def load_vqvae(checkpoint: Checkpoint) -> Vqvae:
     return model
 
 
-def save_weights(path: Path, model: nn.Module, half: bool = False) -> None:
+def save_weights(path: Path, model: nn.Module, half: bool = False, names: Sequence[str] | None = None) -> None:
     """Write a ``.safetensors`` file, for a transformer or VQVAE one that ``trt-var build`` takes.
 
     Args:
         half: in float16 instead of float32.
+        names: a line of names a class, for the bundle that is built of the file.
 
     Raises:
         OutputError: no such folder, disk full.
@@ -55,6 +58,6 @@ def save_weights(path: Path, model: nn.Module, half: bool = False) -> None:
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     if isinstance(model, Transformer):
         state["lvl_1L"] = model.levels[None].cpu()
-    data = save(state)
+    data = save(state, as_metadata(names) or None)
     with replacing(path) as file:
         file.write(data)

@@ -69,7 +69,7 @@ class StateDict:
 
 
 class Safetensors:
-    """A ``.safetensors`` file, memory-mapped.
+    """A ``.safetensors`` file, memory-mapped; ``metadata`` is what it says about itself.
 
     Raises:
         CheckpointError: not such a file, or truncated; in ``load``, a tensor that cannot be read.
@@ -85,6 +85,7 @@ class Safetensors:
                 f"{path} is not a complete safetensors file ({_reason(error)}); fetch or save it again"
             ) from error
         self.origin = {"path": path.name, "sha256": file_sha256(path)}
+        self.metadata: dict[str, str] = dict(self._file.metadata() or {})
         keys = self._file.keys()
         self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in keys}
 

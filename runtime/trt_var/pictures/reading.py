@@ -25,6 +25,7 @@ MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr"}  # o
 MAX_PIXELS = 64_000_000
 LIMIT = f"{MAX_PIXELS / 1e6:g} million pixels"
 HALF = 128
+TAIL = 64  # bytes at the end of a file
 # what Pillow's readers raise for damaged files and damaged EXIF
 UNREADABLE = (
     ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error
@@ -109,9 +110,36 @@ def box_mask(box: Box, size: tuple[int, int], side: int) -> NDArray[np.bool_]:
     return np.array(_fit(mask, side, Image.Resampling.NEAREST)) >= HALF
 
 
+def probe(path: Path, decode: bool = False) -> tuple[int, int]:
+    """Look at a picture without decoding it, for folders of very many: its size, and whether ``read_picture`` will take it.
+
+    Read are its header and its last bytes. A file that does not end as its format does is decoded all the same, and so is
+    every file with ``decode``: damage in the middle of a file shows in no other way.
+
+    Returns:
+        Width and height.
+
+    Raises:
+        DataError: as ``read_picture``.
+    """
+    with _opened(path, decode) as image:
+        size, suspicious = image.size, not decode and not _ends_well(path, image.format)
+    return probe(path, decode=True) if suspicious else size
+
+
+def _ends_well(path: Path, kind: str | None) -> bool:
+    """Whether a file's last bytes are those of a whole one, zeros after them aside."""
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        if kind == "WEBP":
+            return int.from_bytes(file.read(8)[4:], "little") + 8 <= length
+        file.seek(max(0, length - TAIL))
+        return file.read().rstrip(b"\0").endswith(b"IEND\xaeB`\x82" if kind == "PNG" else b"\xff\xd9")
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
-    """A file whose first frame has been decoded."""
+def _opened(path: Path, decode: bool = True) -> Iterator[Image]:
+    """A file whose header has been looked at, and whose first frame has been decoded if asked for."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -123,7 +151,8 @@ def _opened(path: Path) -> Iterator[Image]:
                 )
             if image.mode not in MODES:
                 raise DataError(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
-            image.load()
+            if decode:
+                image.load()
             yield image
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large ({error}); expected at most {LIMIT}") from error

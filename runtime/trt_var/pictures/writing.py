@@ -129,6 +129,11 @@ def save_folder(
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
+def picture_name(position: int, label: int, seed: int) -> str:
+    """The name of a picture in a folder of results."""
+    return f"{position:05d}-class{label}-seed{seed}.png"
+
+
 def _save_each(
     folder: Path,
     images: NDArray[np.uint8],
@@ -138,7 +143,7 @@ def _save_each(
 ) -> None:
     for i, (pixels, label, seed) in enumerate(zip(images, labels, seeds, strict=True)):
         carried = {} if records is None else {"record": records[i]}
-        save_picture(folder / f"{i:05d}-class{label}-seed{seed}.png", pixels, **carried)
+        save_picture(folder / picture_name(i, label, seed), pixels, **carried)
 
 
 def _save(path: Path, write: Callable[[IO[bytes]], None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from trt_var.errors import OutputError, UsageError
 from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
 from trt_var.requests.checking import check_series
+from trt_var.requests.mixing import mixed
 from trt_var.requests.results import Generation
 
 Progress = Callable[[int], object]
@@ -66,14 +69,18 @@ class Series:
             raise UsageError(f"{self.per_class} images of every class are {total}; expected at most {MAX_SERIES}")
         return np.repeat(np.arange(pipeline.manifest.classes), self.per_class)
 
-    def draw(self, pipeline: Pipeline, progress: Progress | None = None) -> Iterator[Generation]:
-        """In pieces that fit in memory."""
+    def draw(
+        self, pipeline: Pipeline, progress: Progress | None = None, order: NDArray[np.int64] | None = None
+    ) -> Iterator[Generation]:
+        """In pieces that fit in memory, the images in turn or in another order, given as their positions in the series."""
         labels, batch = self.labels(pipeline), self.batch_size
         size = max(1, PIECE // batch) * batch
+        order = np.arange(len(labels)) if order is None else order
         for start in range(0, len(labels), size):
+            positions = order[start : start + size]
             yield pipeline.generate(
-                labels[start : start + size].tolist(),
-                seeds=self.seed + start,
+                labels[positions].tolist(),
+                seeds=[self.seed + position for position in positions.tolist()],
                 n_draft=self.n_draft,
                 sampling=self.sampling,
                 batch_size=batch,
@@ -84,22 +91,27 @@ class Series:
 def write_adm(path: Path, pipeline: Pipeline, series: Series, progress: Progress | None = None) -> None:
     """Write the file that ADM's evaluator takes: ``arr_0``, uint8 [n, H, W, 3], streamed, so that 50 000 fit.
 
-    VAR's and CoDe's protocols are 50 images of each of ImageNet's 1000 classes under ``--preset var`` and ``code``.
+    The images come in the order of ``requests.mixing``: the evaluator takes its Inception Score over runs of 5000, which
+    hold few classes when they are sorted. VAR's and CoDe's protocols are 50 images of each of ImageNet's 1000 classes under
+    ``--preset var`` and ``code``.
 
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
-    drawn = (piece.images for piece in series.draw(pipeline, progress))
-    write_images(path, len(series.labels(pipeline)), pipeline.manifest.image_side, drawn)
+    num = len(series.labels(pipeline))
+    drawn = (piece.images for piece in series.draw(pipeline, progress, mixed(num, pipeline.manifest.classes)))
+    write_images(path, num, pipeline.manifest.image_side, drawn)
 
 
 def write_images(path: Path, num: int, side: int, pieces: Iterable[NDArray[np.uint8]]) -> None:
     """Write ``num`` images that come in pieces [n, side, side, 3] as ``arr_0`` of an npz, one piece in memory at a time.
 
     Raises:
-        OutputError: the file cannot be written, or other images came than ``num`` of that size; nothing is left behind.
+        OutputError: there is no room for it, told before the first piece; the file cannot be written, or other images came
+            than ``num`` of that size; nothing is left behind.
     """
     shape, written = (num, side, side, 3), 0
+    check_room(path, math.prod(shape))
     with (
         replacing(path) as file,
         zipfile.ZipFile(file, "w") as archive,
@@ -115,3 +127,17 @@ def write_images(path: Path, num: int, side: int, pieces: Iterable[NDArray[np.ui
             written += len(images)
         if written != num:
             raise OutputError(f"cannot write {path}: {written} images came, expected {num}")
+
+
+def check_room(path: Path, size: int) -> None:
+    """Refuse a file of ``size`` bytes that the file system of ``path`` has no room for.
+
+    Raises:
+        OutputError: there is less.
+    """
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:  # no such folder, not permitted: writing says so
+        return
+    if free < size:
+        raise OutputError(f"cannot write {path}: it takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there")

@@ -47,6 +47,12 @@ def add(subparsers: Any, name: str) -> None:
     calibrate.add_options(parser)
     parser.add_argument("--max-top-k", type=int, default=1024, metavar="K", help="ceiling of top-k (default: 1024)")
     parser.add_argument("--schedule", type=_schedule, metavar="1,2,…", help="patch sides, if the checkpoint does not tell")
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="a text file with a line of names a class, or imagenet (default: what the weights' source says: ImageNet's for "
+        "the released ones, those of a fine-tuning's folders; else labels are numbers)",
+    )
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     parser.add_argument("--no-compare", dest="compare", action="store_false", help="skip the comparison with PyTorch")
     parser.add_argument("--tensorrt", action="store_true", help="also build engines, as trt-var engines does, with:")
@@ -62,7 +68,7 @@ def _build(options: argparse.Namespace) -> None:
     out = options.out or Path("engines") / "-".join(names)
     fields = ("drafter", "refiner", "vae", "precision", "max_top_k", "finetuned", "schedule", "force", "compare")
     started = time.monotonic()
-    recipe = Recipe(out=out, **{field: getattr(options, field) for field in fields})
+    recipe = Recipe(out=out, class_names=options.class_names, **{field: getattr(options, field) for field in fields})
     if options.precision == "int8":
         _build_int8(recipe, options)
     else:

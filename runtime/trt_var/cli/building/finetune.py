@@ -21,7 +21,27 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--drafter", required=True, metavar="MODEL", help=models)
     parser.add_argument("--refiner", required=True, metavar="MODEL", help=models)
     parser.add_argument("--vae", default="default", metavar="MODEL", help="the released VQVAE (default), or a file")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="one folder of pictures a class")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="one folder of pictures a class, named by class number, WordNet id or class name; folders of other names are "
+        "taken in order, if there is one for every class",
+    )
+    parser.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help="a text file with a line of names a class, or imagenet: which class a folder's name means, and what the "
+        "classes of the result are called (default: what the models' sources say)",
+    )
+    parser.add_argument(
+        "--verify",
+        choices=("quick", "full"),
+        default="quick",
+        help="how all pictures are looked at before the first step: headers and ends of the files (quick, the default: "
+        "minutes for a million), or every pixel (full: some 25 times as long)",
+    )
     parser.add_argument("--n-draft", type=int, required=True, metavar="N", help="scales that the drafter draws")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="weights and checkpoints")
     parser.add_argument("--steps", type=int, default=2500, metavar="n", help="batches for each model (default: 2500)")
@@ -39,7 +59,8 @@ def _finetune(options: argparse.Namespace) -> None:
     except ImportError as error:
         raise BackendError(f"training needs PyTorch ({error}): pip install 'trt-var[train]'") from error
     names = ("drafter", "refiner", "vae", "data", "n_draft", "out", "steps", "batch_size", "learning_rate", "flip", "seed")
-    finetune(Job(device=options.device, **{name: getattr(options, name) for name in names}))
+    more = {"device": options.device, "class_names": options.class_names, "verify": options.verify}
+    finetune(Job(**{name: getattr(options, name) for name in names}, **more), print)
     print(
         f"{options.out}: next: trt-var build --drafter {options.out}/drafter.safetensors --refiner "
         f"{options.out}/refiner.safetensors --vae {options.vae} --finetuned {options.n_draft}"

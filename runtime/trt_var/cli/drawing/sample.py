@@ -10,7 +10,7 @@ from trt_var.cli import options as arguments
 from trt_var.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from trt_var.bulk.shards import Bulk
+    from trt_var.bulk import Bulk
     from trt_var.bundle.manifest import Manifest
     from trt_var.pipeline import Pipeline
 
@@ -19,7 +19,8 @@ def add(subparsers: Any, name: str) -> None:
     parser = subparsers.add_parser(
         name,
         help="draw many images of all classes into a folder, resumable",
-        description="Draw images of all classes in equal numbers; image i has seed S + i. Finished shards appear whole. "
+        description="Draw images of all classes in equal numbers; image i of the series, sorted by class, has seed S + i. "
+        "They lie in mixed order, as evaluators need them, in shards that appear whole. "
         "The same command goes on where an earlier one was stopped, and the images are those of an unbroken run.",
     )
     arguments.add_engines(parser)
@@ -44,7 +45,7 @@ def _sample(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from trt_var import Pipeline
-    from trt_var.bulk import shards as bulk
+    from trt_var.bulk import read_mixed
     from trt_var.files.outputs import check_targets
     from trt_var.quality import samples
 
@@ -55,24 +56,26 @@ def _sample(options: argparse.Namespace) -> None:
             shards = _drawn(pipeline, wanted, options.out, bar.update)
         print(f"{options.out}: {wanted.num} images in {len(shards)} shards, {pipeline.engine}")
         if options.adm_npz:
-            samples.write_images(options.adm_npz, wanted.num, pipeline.manifest.image_side, bulk.read_images(shards))
-            print(f"{options.adm_npz}: {wanted.num} images")
+            images = read_mixed(shards, pipeline.manifest.classes)
+            samples.write_images(options.adm_npz, wanted.num, pipeline.manifest.image_side, images)
+            print(f"{options.adm_npz}: {wanted.num} images, classes mixed")
 
 
 def _drawn(pipeline: Pipeline, wanted: Bulk, out: Path, progress: Any) -> list[Path]:
-    from trt_var.bulk import shards as bulk
+    from trt_var.bulk.recipe import RECIPE
+    from trt_var.bulk.shards import sample
 
     try:
-        return bulk.sample(pipeline, wanted, out, progress)
+        return sample(pipeline, wanted, out, progress)
     except OutputError as error:
-        if not (out / bulk.RECIPE).is_file():
+        if not (out / RECIPE).is_file():
             raise
         done = len(list(out.glob("shard-*.npz")))
         raise OutputError(f"{error}; {done} of {len(wanted.spans())} shards are there, the same command goes on") from error
 
 
 def _wanted(options: argparse.Namespace, manifest: Manifest) -> Bulk:
-    from trt_var.bulk.shards import Bulk
+    from trt_var.bulk import Bulk
 
     if options.num is None and options.per_class is None:
         raise UsageError("give --num or --per-class")

@@ -40,8 +40,15 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--judge", type=Path, metavar="DIR", help="a bundle whose judge to ask instead of its own")
     parser.add_argument("--against", type=Path, metavar="DIR", help="another bundle, e.g. of another precision")
     parser.add_argument("--against-backend", choices=arguments.BACKENDS, help="another backend")
-    parser.add_argument("--adm-npz", type=Path, metavar="FILE", help="arr_0, uint8 [classes · per class, H, W, 3]")
+    parser.add_argument("--adm-npz", type=Path, metavar="FILE", help="arr_0, uint8 [classes · per class, H, W, 3], mixed")
     parser.add_argument("--fidelity", type=Path, metavar="DIR", help="real pictures to compare with (trt-var[metrics])")
+    parser.add_argument(
+        "--drawings",
+        type=Path,
+        metavar="DIR",
+        help="for --fidelity: keep the drawn pictures here, and go on with those (default: until the figures are there)",
+    )
+    parser.add_argument("--resize", action="store_true", help="for --fidelity: cut real pictures to the drawn ones' size")
     parser.add_argument("--json", type=Path, metavar="FILE", help="all figures, machine-readable")
     parser.set_defaults(command=_eval, name=name)
 
@@ -51,7 +58,7 @@ def _eval(options: argparse.Namespace) -> None:
     from trt_var.pipeline import Pipeline
 
     _check(options)
-    check_targets(files=[options.adm_npz, options.json])
+    check_targets(files=[options.adm_npz, options.json], folders=[options.drawings])
     with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
         print(f"{options.engines} on {pipeline.backend}")
         for n_draft in _drafts(options, pipeline):
@@ -77,6 +84,8 @@ def _check(options: argparse.Namespace) -> None:
     chosen += ["against"] if options.against or options.against_backend else []
     if len(chosen) > 1:
         raise UsageError(f"--{' and --'.join(chosen)} do not go together; run them one by one".replace("_", "-"))
+    if (options.drawings or options.resize) and not options.fidelity:
+        raise UsageError("--drawings and --resize belong to --fidelity")
     if options.rounds is not None and (options.adm_npz or options.fidelity):
         raise UsageError("--rounds repeats what a judge says; it does not go with --adm-npz or --fidelity")
     options.rounds = ROUNDS if options.rounds is None else options.rounds
@@ -172,7 +181,9 @@ def _fidelity(options: argparse.Namespace, pipeline: Pipeline) -> dict[str, Any]
 
     series = _series(options, pipeline, _single(options, pipeline))
     with _bar(len(series.labels(pipeline)), "samples") as bar:
-        found = fidelity(options.fidelity, pipeline, series, bar.update)
+        found = fidelity(
+            options.fidelity, pipeline, series, bar.update, options.drawings, options.resize, lambda text: bar.write(text)
+        )
     for metric, value in found.items():
         print(f"{metric:32} {value:.4f}")
     return {"n_draft": series.n_draft, "metrics": found}
