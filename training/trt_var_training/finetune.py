@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from trt_var.errors import BackendError, DataError, OutputError, UsageError
+from trt_var.files.paths import expanded, followed
 from trt_var_export.weights.architecture import check_belonging, transformer_shape, vqvae_shape
 from trt_var_export.weights.sources import resolve
 from trt_var_training.data import Augmentation, Batches, FolderImages
@@ -77,6 +78,7 @@ def finetune(job: Job) -> None:
         BackendError: no such device.
         OutputError: ``job.out`` cannot be written.
     """
+    job = replace(job, out=expanded(job.out), data=expanded(job.data))
     if job.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("PyTorch sees no CUDA device here; use --device cpu")
     drafter, refiner = resolve(job.drafter, "drafter"), resolve(job.refiner, "refiner")
@@ -92,7 +94,7 @@ def finetune(job: Job) -> None:
     if len(images.classes) > shape.classes:
         raise DataError(f"{job.data} has {len(images.classes)} classes, the drafter knows {shape.classes}")
     try:
-        job.out.mkdir(parents=True, exist_ok=True)
+        followed(job.out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {job.out}: {error.strerror or error}") from error
     batches = Batches(images, job.batch_size, job.seed, Augmentation(flip=job.flip))

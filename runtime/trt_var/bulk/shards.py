@@ -19,12 +19,15 @@ from trt_var.bundle.manifest import Manifest
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import OutputError, UsageError
 from trt_var.files import arrays
+from trt_var.files.locking import HOLDER, locked
+from trt_var.files.paths import AnyPath, contents, expanded, followed
 from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
 from trt_var.requests.checking import MAX_IMAGES, Run, check_series, whole
 
 log = logging.getLogger(__name__)
 RECIPE, LOCK = "recipe.json", ".lock"
+OWN = (LOCK, HOLDER)
 MAX_NUM = 1_000_000
 Progress = Callable[[int], object]
 
@@ -81,7 +84,7 @@ class Recipe(msgspec.Struct, frozen=True):
     batch_size: int | None = None
 
 
-def sample(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progress | None = None) -> list[Path]:
+def sample(pipeline: Pipeline, bulk: Bulk, out: AnyPath, progress: Progress | None = None) -> list[Path]:
     """Draw what is not there yet: ``shard-00000.npz`` … with images, tokens, labels and seeds, each whole or absent.
 
     Args:
@@ -98,6 +101,7 @@ def sample(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progress | None 
         OutputError: another process writes there, or the disk is full; what is finished stays.
     """
     manifest, ends = pipeline.manifest, (bulk.seed, bulk.seed + bulk.num - 1)
+    out = expanded(out)
     checked = check_series(manifest, ends, bulk.n_draft, bulk.sampling, bulk.batch_size)
     with _claimed(out):
         _check_recipe(pipeline, bulk, checked, out)
@@ -176,7 +180,7 @@ def _check_recipe(pipeline: Pipeline, bulk: Bulk, checked: Run, out: Path) -> No
     recipe = msgspec.json.decode(data, type=Recipe)
     path = out / RECIPE
     if not path.exists():
-        strangers = [found.name for found in out.iterdir() if found.name != LOCK and not found.name.startswith(f".{RECIPE}")]
+        strangers = [name for name in contents(out) if name not in OWN and not name.startswith(f".{RECIPE}")]
         if strangers:
             raise UsageError(f"{out} holds {strangers[0]} and no {RECIPE}; choose an empty or a new folder")
         with replacing(path) as file:
@@ -196,16 +200,8 @@ def _check_recipe(pipeline: Pipeline, bulk: Bulk, checked: Run, out: Path) -> No
 def _claimed(out: Path) -> Iterator[None]:
     """The folder for this process alone, cleared of what a killed one left unfinished."""
     try:
-        import fcntl
-    except ImportError as error:
-        raise OutputError(f"bulk sampling needs file locks, which this system lacks ({error})") from error
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(f"another process is writing to {out}; wait for it, or choose another folder") from error
+        followed(out).mkdir(parents=True, exist_ok=True)
+        with locked(out / LOCK):
             for partial in out.glob(".shard-*"):
                 partial.unlink()
             yield

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trt_var.errors import OutputError
 from trt_var.files.outputs import LARGEST, picture_format
+from trt_var.files.paths import expanded
 from trt_var.files.writing import appearing, replacing
 
 GREY, ROW, GAP = 128, 10, 2
@@ -106,6 +107,7 @@ def save_folder(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int6
     Raises:
         OutputError: the folder cannot be made or written.
     """
+    folder = expanded(folder)
     if not folder.exists():
         with appearing(folder) as fresh:
             _save_each(fresh, images, labels, seeds)
