@@ -70,8 +70,8 @@ def test_refused_before_anything_is_drawn(
     ],
 )
 def test_folders_that_take_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
-    def refused(dir: Path) -> None:
-        raise OSError(number, os.strerror(number), str(dir))
+    def refused(**options: Path) -> None:
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("tempfile.TemporaryFile", refused)
     for kind in ({"files": [tmp_path / "a"]}, {"folders": [tmp_path / "a" / "b"]}):
