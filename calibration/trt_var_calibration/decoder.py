@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,9 +52,12 @@ def quantise_decoder(bundle: Bundle, maps: NDArray[np.float32], folder: Path) ->
 
     graph = bundle.manifest.decoder
     with _quiet(), tempfile.TemporaryDirectory(prefix="trt-var-") as scratch:
-        quantised = Path(scratch) / "decoder.onnx"
+        quantised, given = Path(scratch) / "decoder.onnx", Path(scratch) / "float"
+        given.mkdir()
+        for path in (bundle.graph(graph), bundle.file(graph.weights)):  # copies: ONNX takes no links for weights
+            shutil.copyfile(path, given / path.name)
         quantize_static(
-            str(bundle.graph(graph)),
+            str(given / graph.onnx),
             str(quantised),
             _Maps(maps),
             quant_format=QuantFormat.QDQ,

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import onnx
 import onnx_ir as ir
+from onnx_ir.external_data import set_base_dir
 
+from trt_var.bundle import external
 from trt_var.errors import UsageError
 
 GROUPS = ("qkv", "proj", "fc1", "fc2", "head")
@@ -46,6 +50,17 @@ class Layer:
         if value is None or value.const_value is None:
             raise UsageError(f"the weight of {self.name} is not a constant")
         return value
+
+
+def load(path: Path) -> ir.Model:
+    """A bundle's graph; its weights stay in their file, wherever a link leads to."""
+    linked = external.through_link(path)
+    if not linked:
+        return ir.load(path)
+    data, weights = linked
+    model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(external.relocated(data, weights.name)))
+    set_base_dir(model.graph, weights.parent)
+    return model
 
 
 def layers(model: ir.Model) -> list[Layer]:

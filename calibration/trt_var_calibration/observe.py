@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from trt_var.backends.base import Buffer, Graph
 from trt_var.backends.onnxruntime import OnnxGraph, OnnxRuntime
+from trt_var.bundle import external
 from trt_var.bundle.manifest import Manifest, Role
 from trt_var.bundle.opening import Bundle
 from trt_var.decoding.sampling import Sampling
@@ -17,7 +18,7 @@ from trt_var.errors import UsageError
 from trt_var.pipeline import Pipeline
 from trt_var.requests.seeds import check_range
 from trt_var.schedule import Schedule
-from trt_var_calibration.layers import Layer, layers
+from trt_var_calibration.layers import Layer, layers, load
 from trt_var_calibration.statistics import Statistics
 
 Observed = dict[Role, dict[str, Statistics]]
@@ -38,15 +39,18 @@ def open_edited(model: ir.Model, path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    edited, folder = ir.to_proto(model).SerializeToString(), path.parent
+    if linked := external.through_link(path):
+        edited, folder = external.relocated(edited, linked[1].name), linked[1].parent
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return ort.InferenceSession(edited, options, providers=["CPUExecutionProvider"])
 
 
 class ProbedGraph(OnnxGraph):
     """A step graph whose layers' inputs are outputs too."""
 
     def __init__(self, path: Path, statistics: dict[str, Statistics]) -> None:
-        model = ir.load(path)
+        model = load(path)
         self._statistics = statistics
         self._layers: dict[str, Layer] = {}
         for layer in layers(model):

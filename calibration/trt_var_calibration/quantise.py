@@ -21,7 +21,7 @@ from trt_var.errors import DataError, UsageError
 from trt_var_calibration import migrate
 from trt_var_calibration.decoder import quantise_decoder
 from trt_var_calibration.grids import GRIDS
-from trt_var_calibration.layers import GROUPS, Layer, layers
+from trt_var_calibration.layers import GROUPS, Layer, layers, load
 from trt_var_calibration.migrate import FOLDED, Floats, Plan, quantise_weight
 from trt_var_calibration.observe import Observed
 from trt_var_calibration.statistics import METHODS, Statistics
@@ -126,7 +126,7 @@ class _Step:
     ) -> None:
         self._model, self._observed, self._wanted, self._groups = model, observed, wanted, groups
         self._grid = GRIDS[wanted.mode]
-        self._graph = ir.load(bundle.graph(Graph(model.step.onnx, model.step.weights)))
+        self._graph = load(bundle.graph(Graph(model.step.onnx, model.step.weights)))
         self._table: NDArray[Any] = np.array(bundle.conditions(role))
         self._layers = layers(self._graph)
         self._type = self._layers[0].weight.const_value.dtype  # type: ignore[union-attr]

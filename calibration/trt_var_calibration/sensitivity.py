@@ -19,7 +19,7 @@ from trt_var.decoding.editing import psnr
 from trt_var.decoding.loop import Chain, Request, decode, render, upload
 from trt_var.decoding.sampling import Sampling, uniforms
 from trt_var.pipeline import Pipeline
-from trt_var_calibration.layers import GROUPS
+from trt_var_calibration.layers import GROUPS, load
 from trt_var_calibration.observe import Observed, open_edited, some_labels
 from trt_var_calibration.quantise import Quantisation, quantise
 
@@ -33,7 +33,7 @@ class LogitsBackend(OnnxRuntime):
     def load(self, path: Path, *, exact: bool = False) -> Graph:
         if path.stem not in ("drafter", "refiner"):
             return super().load(path, exact=exact)
-        model = ir.load(path)
+        model = load(path)
         (logits,) = (value for node in model.graph for value in node.outputs if value.name == "guided_logits")
         logits.type = logits.type or ir.TensorType(ir.DataType.FLOAT)
         model.graph.outputs.append(logits)

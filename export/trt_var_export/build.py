@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trt_var.bundle.manifest import FILE_NAME
 from trt_var.bundle.target import check_bundle_target
-from trt_var.errors import BackendError, OutputError, UsageError
+from trt_var.errors import BackendError, UsageError
+from trt_var.files.paths import expanded
 from trt_var.files.writing import appearing
 from trt_var_export.recipe import Progress, Recipe, Silent
 
@@ -29,9 +31,9 @@ def build(recipe: Recipe, progress: Progress | None = None) -> Path:
         raise BackendError(f"building needs PyTorch and ONNX ({error}): pip install 'trt-var[export]'") from error
 
     workshop = Workshop.open(recipe, progress or Silent())
-    with appearing(recipe.out) as folder:
+    with appearing(recipe.out, last=FILE_NAME) as folder:
         workshop.fill(folder)
-    return recipe.out
+    return expanded(recipe.out)
 
 
 def check(recipe: Recipe) -> None:
@@ -39,7 +41,7 @@ def check(recipe: Recipe) -> None:
 
     Raises:
         UsageError: a value out of range or an empty name; BundleExistsError: something lies at ``recipe.out``.
-        OutputError: no file can have that name.
+        OutputError: nothing can be written there.
     """
     for option, name in {"drafter": recipe.drafter, "refiner": recipe.refiner, "vae": recipe.vae}.items():
         if name is not None and not name.strip():
@@ -49,7 +51,4 @@ def check(recipe: Recipe) -> None:
         raise UsageError(f"--max-top-k is {recipe.max_top_k}; expected 1 to {MAX_TOP_K}, what TensorRT's TopK takes")
     if recipe.finetuned is not None and recipe.refiner is None:
         raise UsageError("--finetuned names a pair; give --refiner d16 too")
-    try:
-        check_bundle_target(recipe.out, recipe.force)
-    except OSError as error:
-        raise OutputError(f"cannot write {str(recipe.out)[:120]}: {error.strerror or error}") from error
+    check_bundle_target(recipe.out, recipe.force)

@@ -75,7 +75,7 @@ def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Pat
     out = engines.folder(bundle.path, recipe.kind, builder.version, target)
     if out.exists() and not recipe.force:
         raise BundleExistsError(f"{out} exists; --force replaces the engines there")
-    with appearing(out) as folder:
+    with appearing(out, last=engines.RECORD) as folder:
         if recipe.kind == "tensorrt":
             builder.timings = out.with_suffix(f"{out.suffix}.timings")
         built = {}

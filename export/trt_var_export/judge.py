@@ -14,6 +14,7 @@ from torch import nn
 from trt_var.bundle import manifest as manifests
 from trt_var.bundle.manifest import File, Graph
 from trt_var.bundle.opening import Bundle, file_sha256
+from trt_var.files.paths import expanded
 from trt_var.files.writing import replacing
 from trt_var_export.graphs import tracing
 from trt_var_export.graphs.modules import Traceable
@@ -45,6 +46,7 @@ def add_judge(path: Path, model: nn.Module, real: RealPictures) -> None:
         BundleError: no bundle there.
         ExportError: the judge cannot be traced.
     """
+    path = expanded(path)
     bundle = Bundle.open(path)
     side = bundle.manifest.image_side
     parameters = {name: name for name, _ in model.named_parameters()}
@@ -65,5 +67,5 @@ def add_judge(path: Path, model: nn.Module, real: RealPictures) -> None:
     }
     judge = manifests.Judge(Graph("judge.onnx", "judge.weights"), "judge.npz", features.shape[1], real.accuracy)
     manifest = msgspec.structs.replace(bundle.manifest, files=bundle.manifest.files | files, judge=judge)
-    with replacing(path / manifests.FILE_NAME) as file:
+    with replacing(path / manifests.FILE_NAME, follow=False) as file:  # a store of contents keeps its own
         file.write(manifests.encode(manifest))

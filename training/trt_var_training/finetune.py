@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from trt_var.bundle.manifest import Role
 from trt_var.errors import BackendError, DataError, OutputError, UsageError
+from trt_var.files.paths import expanded, followed
 from trt_var.files.writing import replacing
 from trt_var_export.weights.architecture import check_belonging, transformer_shape, vqvae_shape
 from trt_var_export.weights.checkpoint import Checkpoint
@@ -91,6 +92,7 @@ def finetune(job: Job, say: Say = log.info) -> None:
         BackendError: no such device.
         OutputError: ``job.out`` cannot be written.
     """
+    job = replace(job, out=expanded(job.out), data=expanded(job.data))
     if job.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("PyTorch sees no CUDA device here; use --device cpu")
     drafter, refiner = resolve(job.drafter, "drafter"), resolve(job.refiner, "refiner")
@@ -108,7 +110,7 @@ def finetune(job: Job, say: Say = log.info) -> None:
     with tqdm(total=len(images.paths), desc="pictures", disable=None, leave=False) as bar:
         images.verify(job.verify == "full", bar.update)
     try:
-        job.out.mkdir(parents=True, exist_ok=True)
+        followed(job.out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {job.out}: {error.strerror or error}") from error
     batches = Batches(images, job.batch_size, job.seed, Augmentation(flip=job.flip))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,7 @@ def resolve(text: str, part: Part, finetuned: int | None = None) -> Checkpoint:
         UsageError: a name that is none of these.
         CheckpointError: cannot be fetched or read.
     """
+    text = os.path.expanduser(text)  # noqa: PTH111 - not every name is a path
     if text.split(":")[0] == "random":
         return _random(text, part)
     if part == "vae" and text == "default":

@@ -13,6 +13,7 @@ from openvino.preprocess import PrePostProcessor
 
 from trt_var.backends.base import Backend, Buffer, Graph, HostMemory, int8_products
 from trt_var.bundle.opening import Bundle
+from trt_var.bundle.staging import beside_weights
 from trt_var.errors import BackendError
 
 BFLOAT16 = np.dtype(np.uint16)  # NumPy has no such type; no graph has inputs of uint16
@@ -53,11 +54,12 @@ class OpenVino(HostMemory):
             "INFERENCE_PRECISION_HINT": "f32" if exact else self._precision,
         }
         try:
-            model = self._core.read_model(path)
+            with beside_weights(path) as readable:
+                model = self._core.read_model(readable)
             if self.cache_dtype:
                 model = _short_cache(model)
             return OpenVinoGraph(self._core.compile_model(model, "CPU", options))
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise BackendError(f"OpenVINO cannot load {path}: {str(error).splitlines()[-1]}") from error
 
 

@@ -16,6 +16,8 @@ from trt_var.bundle import manifest as manifests
 from trt_var.decoding.numbers import whole
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import UsageError
+from trt_var.files.locking import HOLDER
+from trt_var.files.paths import contents
 from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
 from trt_var.requests.checking import MAX_IMAGES, Run
@@ -23,6 +25,7 @@ from trt_var.requests.mixing import by_class, mixed
 
 log = logging.getLogger(__name__)
 RECIPE, LOCK = "recipe.json", ".lock"
+OWN = (LOCK, HOLDER)
 MAX_NUM = 1_000_000
 Form = Literal["shards", "pictures"]
 
@@ -99,7 +102,7 @@ def agreed_positions(pipeline: Pipeline, bulk: Bulk, checked: Run, form: Form, o
     recipe = _recipe(pipeline, bulk, checked, form)
     path = out / RECIPE
     if not path.exists():
-        strangers = [found.name for found in out.iterdir() if found.name != LOCK and not found.name.startswith(f".{RECIPE}")]
+        strangers = [name for name in contents(out) if name not in OWN and not name.startswith(f".{RECIPE}")]
         if strangers:
             raise UsageError(f"{out} holds {strangers[0]} and no {RECIPE}; choose an empty or a new folder")
         with replacing(path) as file:

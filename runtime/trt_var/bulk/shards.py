@@ -16,6 +16,8 @@ from trt_var.bulk.recipe import LOCK, Bulk, Form, agreed_positions
 from trt_var.bundle.manifest import Manifest
 from trt_var.errors import OutputError
 from trt_var.files import arrays
+from trt_var.files.locking import locked
+from trt_var.files.paths import AnyPath, expanded, followed
 from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
 from trt_var.requests.checking import check_series
@@ -40,7 +42,7 @@ class Store(Protocol):
         ...
 
 
-def sample(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progress | None = None) -> list[Path]:
+def sample(pipeline: Pipeline, bulk: Bulk, out: AnyPath, progress: Progress | None = None) -> list[Path]:
     """Draw what is not there yet: ``shard-00000.npz`` … with images, tokens, labels and seeds, each whole or absent.
 
     A folder that an earlier version began, sorted by class, is finished in that order.
@@ -58,6 +60,7 @@ def sample(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progress | None 
         UsageError: a value out of range; or the folder holds other images, or something else.
         OutputError: another process writes there, or the disk is full; what is finished stays.
     """
+    out = expanded(out)
     store = Shards(out, pipeline.manifest)
     fill(pipeline, bulk, out, store, progress)
     return [store.path(index) for index in range(len(bulk.spans()))]
@@ -134,16 +137,8 @@ class Shards:
 def _claimed(out: Path) -> Iterator[None]:
     """The folder for this process alone, cleared of what a killed one left unfinished."""
     try:
-        import fcntl
-    except ImportError as error:
-        raise OutputError(f"bulk sampling needs file locks, which this system lacks ({error})") from error
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(f"another process is writing to {out}; wait for it, or choose another folder") from error
+        followed(out).mkdir(parents=True, exist_ok=True)
+        with locked(out / LOCK):
             for partial in out.glob(".shard-*"):
                 partial.unlink()
             yield

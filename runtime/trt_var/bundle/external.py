@@ -6,6 +6,9 @@ first. Only the messages of onnx.proto that can hold a tensor are walked; all el
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 # message → field number → the message there
 CHILDREN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -44,11 +47,51 @@ def locations(data: bytes) -> set[str]:
     return found
 
 
+def through_link(path: Path) -> tuple[bytes, Path] | None:
+    """A graph's content, and where its weights lie, if a link leads to either; else None: the path says it all.
+
+    Engines take weights from the folder of the graph alone, and a store of contents keeps neither names nor neighbours. With
+    ``relocated`` they read them where they lie. The graph is one that a bundle has checked.
+    """
+    if not any(entry.is_symlink() for entry in os.scandir(path.parent)):
+        return None
+    data = path.read_bytes()
+    weights = path.parent / next(iter(locations(data)), path.name)
+    return (data, weights.resolve()) if path.is_symlink() or weights.is_symlink() else None
+
+
+def relocated(data: bytes, location: str) -> bytes:
+    """A serialised ONNX model with another ``location`` of its external data."""
+    return _relocated("model", memoryview(data), os.fsencode(location))
+
+
+def _relocated(kind: str, message: memoryview, location: bytes) -> bytes:
+    children, done = CHILDREN.get(kind, {}), bytearray()
+    named = any(number == KEY and bytes(message[start:end]) == b"location" for number, start, end, _ in _spans(message))
+    begun = 0
+    for number, start, end, tag_end in _spans(message):
+        if number in children:
+            value = _relocated(children[number], message[start:end], location)
+        elif kind == "entry" and named and number == VALUE:
+            value = location
+        else:
+            continue
+        done += b"".join((message[begun:tag_end], _as_varint(len(value)), value))
+        begun = end
+    return b"".join((done, message[begun:]))
+
+
 def _fields(message: memoryview) -> list[Field]:
     """The length-delimited fields of a message."""
+    return [(number, message[start:end]) for number, start, end, _ in _spans(message)]
+
+
+def _spans(message: memoryview) -> list[tuple[int, int, int, int]]:
+    """Number, start and end of every length-delimited field of a message, and where the tag before its length ends."""
     fields, at = [], 0
     while at < len(message):
         tag, at = _varint(message, at)
+        tagged = at
         number, wire = tag >> 3, tag & 7
         if not number or tag >= MAX_TAG:
             raise ValueError(f"field {number} of an ONNX graph")
@@ -58,7 +101,7 @@ def _fields(message: memoryview) -> list[Field]:
             at += 8 if wire == FIXED64 else 4
         elif wire == BYTES:
             size, at = _varint(message, at)
-            fields.append((number, message[at : at + size]))
+            fields.append((number, at, at + size, tagged))
             at += size
         else:
             raise ValueError(f"wire type {wire} in an ONNX graph")
@@ -79,3 +122,11 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise ValueError("a number of more than ten bytes in an ONNX graph")
+
+
+def _as_varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])

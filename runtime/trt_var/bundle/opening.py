@@ -1,4 +1,8 @@
-"""Opening a bundle: every path stays inside it, every file is checked before anything reads it."""
+"""Opening a bundle: names are plain ones, every file is checked before anything reads it.
+
+A file may be a link, as in the Hugging Face cache, DVC or a mounted Kubernetes volume: what it leads to is compared with the
+manifest as any other file.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from trt_var.bundle import manifest as manifests
 from trt_var.bundle.manifest import Graph, Manifest, Role
 from trt_var.errors import BundleError
 from trt_var.files import arrays
+from trt_var.files.paths import AnyPath, expanded, followed
 from trt_var.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -40,16 +45,17 @@ class Bundle:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(cls, path: AnyPath) -> Bundle:
         """Read and check the manifest. Sizes are compared now, hashes when a file is first used.
 
         Args:
-            path: a bundle's folder, or ``digits``, the one inside the package, where no folder has that name.
+            path: a bundle's folder, or ``digits``, the one inside the package, where no folder has that name; ``~`` is
+                written out, and a link followed once, so that what is read later is of the same bundle.
 
         Raises:
-            BundleError: no bundle there, a newer schema, a file missing, of another size, or outside the folder.
+            BundleError: no bundle there, a newer schema, a file missing or of another size.
         """
-        path = Path(path)
+        path = expanded(path)
         try:
             if not path.exists() and path == Path("digits"):
                 path = PACKAGED / path
@@ -60,7 +66,7 @@ class Bundle:
                 )
             if file.stat().st_size > manifests.MAX_BYTES:
                 raise BundleError(f"{file} is larger than {manifests.MAX_BYTES} bytes: not a manifest")
-            bundle = cls(path, manifests.decode(file.read_bytes(), str(file)))
+            bundle = cls(followed(path), manifests.decode(file.read_bytes(), str(file)))
             for name in bundle.manifest.files:
                 bundle._check_size(name)
         except OSError as error:
@@ -159,11 +165,7 @@ class Bundle:
         return names
 
     def _check_size(self, name: str) -> Path:
-        path = self.path / name
-        root = self.path.resolve()
-        if Path(name).is_absolute() or root not in path.resolve().parents:
-            raise BundleError(f"the manifest of {self.path} names {name!r}, which lies outside the bundle; refused")
-        entry = self.manifest.files[name]
+        path, entry = self.path / name, self.manifest.files[name]
         size = path.stat().st_size if path.is_file() else None
         if size != entry.size:
             state = "is missing" if size is None else f"has {size} bytes, expected {entry.size}"

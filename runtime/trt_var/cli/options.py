@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trt_var.files.paths import expanded
+
 if TYPE_CHECKING:
     from trt_var.bundle.manifest import Manifest
     from trt_var.decoding.sampling import Sampling
@@ -18,7 +20,7 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
     """Which bundle on which backend."""
     parser.add_argument(
         "--engines",
-        type=Path,
+        type=expanded,
         default=Path("engines/d30-d16"),
         metavar="DIR",
         help="the bundle, or digits for the one inside the package (default: %(default)s)",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trt_var.errors import OutputError, UsageError
+from trt_var.files.paths import expanded, followed_file
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MOVING = {**PICTURES, ".gif": "GIF"}
@@ -59,31 +61,41 @@ def check_targets(
             places[place] = path
 
 
-def _looked_at(path: Path, check: Callable[[Path], None]) -> Path:
+def _looked_at(path: Path, check: Callable[[Path, Path], None]) -> Path:
     """Where a checked path leads."""
+    path = expanded(path)
     try:
-        check(path)
-        return path.resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # too long a name; a NUL in it; links in a circle
+        place = followed_file(path)
+        check(path, place)
+        return place
+    except (OSError, ValueError) as error:  # too long a name; a NUL in it; links in a circle
         raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
+def _check_file(path: Path, place: Path) -> None:
+    if place.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder")
-    if path.exists() and not path.is_file():
+    if place.exists() and not place.is_file():
         raise OutputError(f"cannot write {path}: it is no ordinary file")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: not permitted in the folder {path.parent}")
+    if not place.parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {place.parent if path.is_symlink() else path.parent}")
+    if not (place.exists() and os.access(place, os.W_OK)):  # else it can be written, whatever its folder is
+        _try(path, place.parent)
 
 
-def _check_folder(path: Path) -> None:
-    there = path
+def _check_folder(path: Path, place: Path) -> None:
+    there = place
     while not there.exists():
         there = there.parent
     if not there.is_dir():
-        raise OutputError(f"cannot write {path}: {there} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: not permitted in the folder {there}")
+        raise OutputError(f"cannot write {path}: {there.name if there != place else path} is no folder")
+    _try(path, there)
+
+
+def _try(path: Path, folder: Path) -> None:
+    """Make a file in a folder, which goes at once: permissions, read-only and full file systems all show in it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except PermissionError as error:
+        raise OutputError(f"cannot write {path}: not permitted in the folder {folder}") from error

@@ -15,17 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_var.errors import DataError, UsageError
+from trt_var.files.paths import AnyPath, expanded
+from trt_var.pictures.colours import SIXTEEN, Changes, eight_bits, layers, to_srgb
+from trt_var.pictures.kinds import BEGINNING, described
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Resampling
 
 log = logging.getLogger(__name__)
-FORMATS = ("PNG", "JPEG", "WEBP")
-MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr"}  # of 8 bits, which convert exactly
+FORMATS = ("PNG", "JPEG", "WEBP")  # an MPO is a JPEG
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", *SIXTEEN}
 MAX_PIXELS = 64_000_000
 LIMIT = f"{MAX_PIXELS / 1e6:g} million pixels"
 HALF = 128
 TAIL = 64  # bytes at the end of a file
+ORIENTATION = 0x0112
+_said: set[str] = set()
 # what Pillow's readers raise for damaged files and damaged EXIF
 UNREADABLE = (
     ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error
@@ -51,38 +56,56 @@ class Picture:
     changes: tuple[str, ...]
 
 
-def read_picture(path: Path, side: int) -> Picture:
+def read_picture(path: AnyPath, side: int) -> Picture:
     """Read a PNG, JPEG or WebP file: turned as its EXIF says, centre-cropped to a square, resized to the model's side.
 
-    Of an animation, the first frame.
+    Of an animation or a photograph of several pictures (MPO), the first. Colours become sRGB of 8 bits, by the file's own
+    colour profile; what is transparent shows white. Each kind of change to colours and frames is logged once.
+
+    Args:
+        path: ``~`` is written out.
+        side: S, of the model.
 
     Raises:
-        DataError: no such file, not a picture of these formats, damaged, larger than MAX_PIXELS, or not of 8 bits.
+        DataError: no such file, not a picture of these formats, damaged, or larger than MAX_PIXELS; it names the file.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    with _opened(path) as opened:
-        frames = getattr(opened, "n_frames", 1)
-        image = ImageOps.exif_transpose(opened)
-        see_through = image.has_transparency_data
-        fitted = _fit(image.convert("RGBA" if see_through else "RGB"), side, Image.Resampling.LANCZOS)
-    array = np.array(fitted)
-    clear = array[:, :, 3] < HALF if see_through else None
-    return Picture(np.ascontiguousarray(array[:, :, :3]), clear, image.size, tuple(_changes(image, frames, side)))
+    path = expanded(path)
+    with _opened(path) as (image, changes):
+        size = image.size
+        profile = image.info.get("icc_profile")
+        colours, alpha = layers(image)
+        if alpha is not None:
+            changes["transparency"] = "what is transparent shows white"
+            whole = Image.merge("RGBA", (*colours.convert("RGB").split(), alpha))
+            fitted = _fit(whole, side, Image.Resampling.LANCZOS)
+            colours, alpha = fitted.convert("RGB") if colours.mode == "RGB" else fitted.convert("L"), fitted.getchannel("A")
+        else:
+            colours = _fit(colours, side, Image.Resampling.LANCZOS)
+        colours = to_srgb(colours, profile, changes)
+    pixels, clear = np.array(colours), None
+    if alpha is not None:
+        opaque = np.asarray(alpha)
+        clear = opaque < HALF
+        white = Image.new("RGB", colours.size, "white")
+        pixels = np.array(Image.composite(colours, white, alpha))
+    _say(path, changes)
+    return Picture(pixels, clear, size, (*changes.values(), *_fitting(size, side)))
 
 
-def read_mask(path: Path, size: tuple[int, int], side: int) -> NDArray[np.bool_]:
+def read_mask(path: AnyPath, size: tuple[int, int], side: int) -> NDArray[np.bool_]:
     """Read a mask, white where the picture is redrawn, and crop and resize it as the picture of ``size`` was: bool [S, S].
 
     What is transparent in it counts as black.
 
     Raises:
-        DataError: as ``read_picture``; or its size is neither the picture's nor S × S.
+        DataError: as ``read_picture``; its size is neither the picture's nor S × S; or nothing in it is near white.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    with _opened(path) as opened:
-        image = ImageOps.exif_transpose(opened)
+    path = expanded(path)
+    with _opened(path) as (image, _):
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
         mask = image.convert("L")
@@ -91,6 +114,9 @@ def read_mask(path: Path, size: tuple[int, int], side: int) -> NDArray[np.bool_]
             f"{path} has {mask.width}×{mask.height} pixels; a mask is as large as the picture, {size[0]}×{size[1]}, "
             f"or {side}×{side}"
         )
+    brightest = int(np.asarray(mask).max(initial=0))
+    if 0 < brightest < HALF:
+        raise DataError(f"the brightest pixel of {path} is {brightest}; in a mask, white (255) is redrawn and black is kept")
     return np.array(_fit(mask, side, Image.Resampling.NEAREST)) >= HALF
 
 
@@ -122,8 +148,10 @@ def probe(path: Path, decode: bool = False) -> tuple[int, int]:
     Raises:
         DataError: as ``read_picture``.
     """
-    with _opened(path, decode) as image:
+    with _recognised(path) as image:
         size, suspicious = image.size, not decode and not _ends_well(path, image.format)
+        if decode:
+            image.load()
     return probe(path, decode=True) if suspicious else size
 
 
@@ -138,8 +166,21 @@ def _ends_well(path: Path, kind: str | None) -> bool:
 
 
 @contextmanager
-def _opened(path: Path, decode: bool = True) -> Iterator[Image]:
-    """A file whose header has been looked at, and whose first frame has been decoded if asked for."""
+def _opened(path: Path) -> Iterator[tuple[Image, Changes]]:
+    """A file whose first frame has been decoded, in 8 bits, and turned; and what was done to it by kind."""
+    with _recognised(path) as image:
+        changes: Changes = {}
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            changes["frames"] = f"the first of {frames} frames taken"
+        if image.mode not in SIXTEEN and _has_sixteen_bits(path):
+            changes["16 bits"] = "16 bits a channel scaled to 8"  # by Pillow
+        image.load()
+        yield _turned(eight_bits(image, changes), _orientation(image, changes), changes), changes
+
+
+@contextmanager
+def _recognised(path: Path) -> Iterator[Image]:
+    """A file whose header has been looked at; its pixels are not decoded."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -151,16 +192,55 @@ def _opened(path: Path, decode: bool = True) -> Iterator[Image]:
                 )
             if image.mode not in MODES:
                 raise DataError(f"{path} has pixels of mode {image.mode}; save it with 8 bits a channel")
-            if decode:
-                image.load()
             yield image
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large ({error}); expected at most {LIMIT}") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is no PNG, JPEG or WebP picture") from error
+        what = described(_beginning(path))
+        raise DataError(f"{path} is no PNG, JPEG or WebP picture{f', but {what}' if what else ''}") from error
     except UNREADABLE as error:
         reason = getattr(error, "strerror", None) or error or type(error).__name__
         raise DataError(f"cannot read {path}: {reason}") from error
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(BEGINNING)
+
+
+def _has_sixteen_bits(path: Path) -> bool:
+    """Whether a PNG's header says so."""
+    header = _beginning(path)
+    return header[12:16] == b"IHDR" and header[24] == 16
+
+
+def _orientation(image: Image, changes: Changes) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION, 1))
+    except UNREADABLE:
+        changes["exif"] = "its damaged EXIF left aside"
+        return 1
+
+
+def _turned(image: Image, orientation: int, changes: Changes) -> Image:
+    """As the camera was held; Pillow's own function writes the EXIF anew too, and fails where that is odd."""
+    from PIL.Image import Transpose
+
+    methods = (
+        Transpose.FLIP_LEFT_RIGHT,
+        Transpose.ROTATE_180,
+        Transpose.FLIP_TOP_BOTTOM,
+        Transpose.TRANSPOSE,
+        Transpose.ROTATE_270,
+        Transpose.TRANSVERSE,
+        Transpose.ROTATE_90,
+    )
+    if not 2 <= orientation <= len(methods) + 1:
+        return image
+    changes["orientation"] = "turned as its EXIF says"
+    turned = image.transpose(methods[orientation - 2])
+    turned.info = image.info
+    return turned
 
 
 def _fit(image: Image, side: int, method: Resampling) -> Image:
@@ -170,10 +250,15 @@ def _fit(image: Image, side: int, method: Resampling) -> Image:
     return ImageOps.fit(image, (side, side), method)
 
 
-def _changes(image: Image, frames: int, side: int) -> Iterator[str]:
-    if frames > 1:
-        yield f"the first of {frames} frames taken"
-    if image.width != image.height:
-        yield f"centre-cropped from {image.width}×{image.height}"
-    if image.size != (side, side):
+def _fitting(size: tuple[int, int], side: int) -> Iterator[str]:
+    if size[0] != size[1]:
+        yield f"centre-cropped from {size[0]}×{size[1]}"
+    if size != (side, side):
         yield f"resized to {side}×{side}"
+
+
+def _say(path: Path, changes: Changes) -> None:
+    """Log each kind of change once; turning, cropping and resizing are what everybody expects."""
+    for kind in changes.keys() - _said - {"orientation"}:
+        _said.add(kind)
+        log.warning("%s: %s; others of the kind likewise, without saying so again", path, changes[kind])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from trt_var.errors import OutputError
 from trt_var.files.outputs import LARGEST, picture_format
+from trt_var.files.paths import expanded
 from trt_var.files.writing import appearing, replacing
 from trt_var.pictures.encoding import with_record
 
@@ -116,6 +117,7 @@ def save_folder(
     Raises:
         OutputError: the folder cannot be made or written.
     """
+    folder = expanded(folder)
     if not folder.exists():
         with appearing(folder) as fresh:
             _save_each(fresh, images, labels, seeds, records)

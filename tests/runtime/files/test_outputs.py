@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -58,10 +59,23 @@ def test_refused_before_anything_is_drawn(
     assert sorted(Path().iterdir()) == before
 
 
-def test_not_permitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.EACCES, "not permitted in the folder"),
+        (errno.EPERM, "not permitted in the folder"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.ENOSPC, "No space left"),
+        (errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_folders_that_take_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
+    def refused(**options: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
     for kind in ({"files": [tmp_path / "a"]}, {"folders": [tmp_path / "a" / "b"]}):
-        with pytest.raises(OutputError, match="not permitted"):
+        with pytest.raises(OutputError, match=message):
             check_targets(**kind)
 
 

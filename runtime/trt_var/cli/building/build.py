@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_var.cli.building import calibrate, engines
 from trt_var.cli.progress import Bars
+from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
     from trt_var.schedule import Schedule
@@ -37,7 +37,7 @@ def add(subparsers: Any, name: str) -> None:
         metavar="N",
         help="the pair was tuned for this N and serves no other; d30 and d16 then mean CoDe's (N from 6 to 9)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the bundle (default: engines/<drafter>-<refiner>)")
+    parser.add_argument("--out", type=expanded, metavar="DIR", help="the bundle (default: engines/<drafter>-<refiner>)")
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8"),
@@ -89,18 +89,18 @@ def _build_float(recipe: Recipe) -> None:
 
 
 def _build_int8(recipe: Recipe, options: argparse.Namespace) -> None:
-    """A float bundle beside the target, which goes when it has been calibrated."""
+    """A float bundle on the target's file system, which goes when it has been calibrated."""
     from dataclasses import replace
 
     from trt_var.bundle.manifest import default_n_draft
     from trt_var.bundle.opening import Bundle
     from trt_var.decoding.sampling import preset
+    from trt_var.files.writing import scratch
     from trt_var_export.build import check
 
     check(recipe)
-    recipe.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{recipe.out.name}.float-", dir=recipe.out.parent) as folder:
-        base = Path(folder) / "bundle"
+    with scratch(recipe.out) as folder:
+        base = folder / "bundle"
         _build_float(replace(recipe, out=base, precision="fp32"))
         bundle = Bundle.open(base)
         manifest = bundle.manifest

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
 from trt_var.errors import BackendError, UsageError
+from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
     from trt_var.bundle.manifest import Role
@@ -29,11 +30,13 @@ def add(subparsers: Any, name: str) -> None:
         "weights where that is free, and write a bundle with explicit Q/DQ operators. Groups of layers whose quantisation "
         "alone disturbs the logits too much stay in floating point.",
     )
-    parser.add_argument("--engines", type=Path, required=True, metavar="DIR", help="a float32 bundle, or digits")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle to write")
+    parser.add_argument("--engines", type=expanded, required=True, metavar="DIR", help="a float32 bundle, or digits")
+    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="the bundle to write")
     parser.add_argument("--n-draft", type=int, metavar="N", help="default: all scales but two")
     add_options(parser)
-    parser.add_argument("--apply-to", type=Path, metavar="DIR", help="quantise this bundle of the same weights, e.g. fp16")
+    parser.add_argument(
+        "--apply-to", type=expanded, metavar="DIR", help="quantise this bundle of the same weights, e.g. fp16"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first image (default: 0)")
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
     arguments.add_sampling(parser)
@@ -46,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--calibrate", type=int, default=SAMPLES, metavar="n", help="images to draw for the ranges (default: %(default)s)"
     )
     parser.add_argument(
-        "--ranges", type=Path, metavar="FILE", help="read what was seen with the same settings, or write it (.npz)"
+        "--ranges", type=expanded, metavar="FILE", help="read what was seen with the same settings, or write it (.npz)"
     )
     parser.add_argument(
         "--mode",
@@ -101,12 +104,13 @@ def run(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options: ar
         raise BackendError(f"calibration needs ONNX ({error}): pip install 'trt-var[cpu,export]'") from error
     from tqdm import tqdm
 
+    from trt_var.bundle.manifest import FILE_NAME
     from trt_var.files.writing import appearing
 
     wanted = Quantisation(options.mode, options.method, options.alpha, _groups(bundle, options.groups))
     wanted.check()
     _check(bundle, target, out, drawing, options)
-    with appearing(out) as folder:
+    with appearing(out, last=FILE_NAME) as folder:
         observed = _observed(bundle, drawing, options)
         if options.groups is None:
             wanted = _bearing(bundle, observed, wanted, drawing)

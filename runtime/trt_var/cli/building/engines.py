@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
 from trt_var.cli.progress import Bars
+from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
     from trt_var.backends.tensorrt.record import Batch
@@ -22,7 +23,9 @@ def add(subparsers: Any, name: str) -> None:
         "TensorRT-RTX ahead of time for a compute capability, without any GPU. One optimisation profile a scale and one for "
         "the refiner's hand-over share the weights.",
     )
-    parser.add_argument("bundle", type=Path, metavar="DIR", help="the bundle; --precision fp16 ones give fused attention")
+    parser.add_argument(
+        "bundle", type=expanded, metavar="DIR", help="the bundle; --precision fp16 ones give fused attention"
+    )
     add_options(parser)
     parser.add_argument("--graphs", type=_names, default=(), metavar="A,B,…", help="some graphs only, e.g. drafter,decoder")
     parser.add_argument("--force", action="store_true", help="replace the engines that are there")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from trt_var.errors import BackendError
+from trt_var.files.paths import expanded
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -23,7 +23,7 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--vae", default="default", metavar="MODEL", help="the released VQVAE (default), or a file")
     parser.add_argument(
         "--data",
-        type=Path,
+        type=expanded,
         required=True,
         metavar="DIR",
         help="one folder of pictures a class, named by class number, WordNet id or class name; folders of other names are "
@@ -43,7 +43,7 @@ def add(subparsers: Any, name: str) -> None:
         "minutes for a million), or every pixel (full: some 25 times as long)",
     )
     parser.add_argument("--n-draft", type=int, required=True, metavar="N", help="scales that the drafter draws")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="weights and checkpoints")
+    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="weights and checkpoints")
     parser.add_argument("--steps", type=int, default=2500, metavar="n", help="batches for each model (default: 2500)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="images a batch (default: 64)")
     parser.add_argument("--learning-rate", type=float, default=1e-5, metavar="R", help="at its height (default: 1e-5)")

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trt_var.files.paths import expanded
+
 COLUMNS = 10
 
 
@@ -19,7 +21,7 @@ def add(subparsers: Any, name: str) -> None:
     )
     parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws, 0 to 6 (default: 4)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first image, -1: a random one (default: 0)")
-    parser.add_argument("--out", type=Path, default=Path("demo.png"), metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--out", type=expanded, default=Path("demo.png"), metavar="FILE", help="default: %(default)s")
     parser.set_defaults(command=_demo, name=name)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
 from trt_var.errors import UsageError
+from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,9 +31,12 @@ def add(subparsers: Any, name: str) -> None:
         "Pixels outside the region stay as they are. The file written shows the input, the region in grey and the results.",
     )
     arguments.add_engines(parser)
-    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="PNG, JPEG or WebP")
+    parser.add_argument("--image", type=expanded, required=True, metavar="FILE", help="PNG, JPEG or WebP")
     parser.add_argument(
-        "--mask", type=Path, metavar="FILE", help="as large as the picture, white where redrawn (default: its transparency)"
+        "--mask",
+        type=expanded,
+        metavar="FILE",
+        help="as large as the picture, white where redrawn (default: its transparency)",
     )
     parser.add_argument("--box", type=_box, metavar="x0,y0,x1,y1", help="redraw a box instead, in the picture's own pixels")
     what = {"inpaint": "what the picture shows", "edit": "what the region shall show"}[name]
@@ -45,8 +49,8 @@ def add(subparsers: Any, name: str) -> None:
     arguments.add_sampling(parser)
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="results drawn together (default: 8)")
     parser.add_argument("--raw", action="store_true", help="the decoder's pixels everywhere, also outside the region")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"input, region and results (default: {name}.png)")
-    parser.add_argument("--out-dir", type=Path, metavar="DIR", help="one PNG a result")
+    parser.add_argument("--out", type=expanded, metavar="FILE", help=f"input, region and results (default: {name}.png)")
+    parser.add_argument("--out-dir", type=expanded, metavar="DIR", help="one PNG a result")
     parser.set_defaults(command=_inpaint, name=name)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from trt_var.cli import options as arguments
 from trt_var.errors import UsageError
+from trt_var.files.paths import expanded
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -18,10 +19,10 @@ def add(subparsers: Any, name: str) -> None:
         "The file written shows every picture beside its reconstruction.",
     )
     accepted = "PNG, JPEG or WebP; centre-cropped and resized to what the models draw"
-    parser.add_argument("images", type=Path, nargs="+", metavar="FILE", help=accepted)
+    parser.add_argument("images", type=expanded, nargs="+", metavar="FILE", help=accepted)
     arguments.add_engines(parser)
-    parser.add_argument("--out", type=Path, default=Path("reconstruct.png"), metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--save-npz", type=Path, metavar="FILE", help="images, tokens and psnr as arrays")
+    parser.add_argument("--out", type=expanded, default=Path("reconstruct.png"), metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--save-npz", type=expanded, metavar="FILE", help="images, tokens and psnr as arrays")
     parser.set_defaults(command=_reconstruct, name=name)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
 from trt_var.errors import UsageError
+from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
     from trt_var.bundle.manifest import Manifest
@@ -47,15 +48,17 @@ def add(subparsers: Any, name: str) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=expanded,
         metavar="FILE",
         help="all images in one picture (default: grid.png, unless another output is named)",
     )
-    parser.add_argument("--out-dir", type=Path, metavar="DIR", help="one PNG an image")
+    parser.add_argument("--out-dir", type=expanded, metavar="DIR", help="one PNG an image")
     parser.add_argument(
-        "--steps", type=Path, metavar="FILE", help="the pictures after every scale: .gif moves, .png has a row an image"
+        "--steps", type=expanded, metavar="FILE", help="the pictures after every scale: .gif moves, .png has a row an image"
     )
-    parser.add_argument("--save-npz", type=Path, metavar="FILE", help="images, tokens, labels, seeds and a record as arrays")
+    parser.add_argument(
+        "--save-npz", type=expanded, metavar="FILE", help="images, tokens, labels, seeds and a record as arrays"
+    )
     parser.set_defaults(command=_run, name=name)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
 from trt_var.errors import OutputError, UsageError
+from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
     from trt_var.bulk import Bulk
@@ -31,10 +32,10 @@ def add(subparsers: Any, name: str) -> None:
     arguments.add_sampling(parser)
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8)")
     parser.add_argument("--shard", type=int, default=256, metavar="n", help="images a file (default: 256)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the shards")
+    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="folder of the shards")
     parser.add_argument(
         "--adm-npz",
-        type=Path,
+        type=expanded,
         metavar="FILE",
         help="then all of them as arr_0, uint8 [n, H, W, 3], for the ADM evaluator",
     )

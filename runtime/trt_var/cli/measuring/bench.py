@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
 from trt_var.errors import BackendError, UsageError
+from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,7 +34,7 @@ def add(subparsers: Any, name: str) -> None:
         "alone meanwhile.",
     )
     parser.add_argument(
-        "--engines", type=Path, action="append", metavar="DIR", help=f"several for one report (default: {DEFAULT})"
+        "--engines", type=expanded, action="append", metavar="DIR", help=f"several for one report (default: {DEFAULT})"
     )
     parser.add_argument("--backend", default="auto", metavar="A[,B…]", help=f"of {', '.join(arguments.BACKENDS)}")
     parser.add_argument(
@@ -47,7 +48,7 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--compare", choices=("eager",), help="also eager PyTorch doing what the published code does")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of eager PyTorch (default: cpu)")
     parser.add_argument("--spectrum", type=int, default=8, metavar="n", help="images of the Fourier figure, 0 for none")
-    parser.add_argument("--out", type=Path, default=Path("bench"), metavar="DIR", help="folder (default: %(default)s)")
+    parser.add_argument("--out", type=expanded, default=Path("bench"), metavar="DIR", help="folder (default: %(default)s)")
     parser.set_defaults(command=_bench, name=name)
 
 

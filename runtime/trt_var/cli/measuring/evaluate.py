@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
 from trt_var.errors import OutputError, UsageError
+from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
     from trt_var.pipeline import Pipeline
@@ -37,19 +38,21 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
     arguments.add_sampling(parser)
     parser.add_argument("--batch-size", type=int, default=50, metavar="B", help="images drawn together (default: 50)")
-    parser.add_argument("--judge", type=Path, metavar="DIR", help="a bundle whose judge to ask instead of its own")
-    parser.add_argument("--against", type=Path, metavar="DIR", help="another bundle, e.g. of another precision")
+    parser.add_argument("--judge", type=expanded, metavar="DIR", help="a bundle whose judge to ask instead of its own")
+    parser.add_argument("--against", type=expanded, metavar="DIR", help="another bundle, e.g. of another precision")
     parser.add_argument("--against-backend", choices=arguments.BACKENDS, help="another backend")
-    parser.add_argument("--adm-npz", type=Path, metavar="FILE", help="arr_0, uint8 [classes · per class, H, W, 3], mixed")
-    parser.add_argument("--fidelity", type=Path, metavar="DIR", help="real pictures to compare with (trt-var[metrics])")
+    parser.add_argument(
+        "--adm-npz", type=expanded, metavar="FILE", help="arr_0, uint8 [classes · per class, H, W, 3], mixed"
+    )
+    parser.add_argument("--fidelity", type=expanded, metavar="DIR", help="real pictures to compare with (trt-var[metrics])")
     parser.add_argument(
         "--drawings",
-        type=Path,
+        type=expanded,
         metavar="DIR",
         help="for --fidelity: keep the drawn pictures here, and go on with those (default: until the figures are there)",
     )
     parser.add_argument("--resize", action="store_true", help="for --fidelity: cut real pictures to the drawn ones' size")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all figures, machine-readable")
+    parser.add_argument("--json", type=expanded, metavar="FILE", help="all figures, machine-readable")
     parser.set_defaults(command=_eval, name=name)
 
 

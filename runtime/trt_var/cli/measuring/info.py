@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from trt_var.files.paths import expanded
+
 MIB = 1 << 20
 
 
@@ -15,7 +17,9 @@ def add(subparsers: Any, name: str) -> None:
         help="what a bundle holds, whether it is whole, what memory it needs",
         description="Describe a bundle, compare every file with its checksum, and list the memory by batch size.",
     )
-    parser.add_argument("bundle", type=Path, metavar="DIR", help="the bundle's folder; or a drawn picture: how it was made")
+    parser.add_argument(
+        "bundle", type=expanded, metavar="DIR", help="the bundle's folder; or a drawn picture: how it was made"
+    )
     parser.set_defaults(command=_info, name=name)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
 from trt_var.errors import UsageError
+from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
     from trt_var.bench.choose import Candidate, Choice
@@ -25,7 +25,7 @@ def add(subparsers: Any, name: str) -> None:
         "fits. With --target-latency, --memory or --quality: choose N, batch and bundle, from what trt-var bench measured "
         "(--report) or from a device's peak rates, and say why. Needs no GPU.",
     )
-    parser.add_argument("--engines", type=Path, required=True, metavar="DIR", help="the bundle")
+    parser.add_argument("--engines", type=expanded, required=True, metavar="DIR", help="the bundle")
     parser.add_argument("--device", metavar="GPU", help="l4, l20 (default), l40s, a10, a100, h100, h200, 4090, 5090")
     parser.add_argument(
         "--batch", type=arguments.whole_numbers, default="1,8,64", metavar="B,B,…", help="default: %(default)s"
@@ -35,7 +35,7 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--memory", type=float, metavar="GB", help="gigabytes at most")
     parser.add_argument("--quality", type=float, metavar="FID", help="published FID of the released pair at most")
     parser.add_argument(
-        "--report", type=Path, action="append", metavar="FILE", help="of trt-var bench; several for several precisions"
+        "--report", type=expanded, action="append", metavar="FILE", help="of trt-var bench; several for several precisions"
     )
     parser.set_defaults(command=_plan, name=name)
 
