@@ -6,12 +6,12 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from trt_var import __version__
 from trt_var.bundle import manifest as manifests
 from trt_var.bundle.manifest import File, Graph, Manifest, Model, Role
 from trt_var.bundle.opening import file_sha256
@@ -79,7 +79,7 @@ class Workshop:
             shutil.copyfile(IMAGENET_NAMES, folder / "classes.txt")
         manifest = Manifest(
             schema=manifests.SCHEMA,
-            generator=f"trt-var {version('trt-var')}",
+            generator=f"trt-var {__version__}",
             precision=self.recipe.precision,
             schedule=shape.schedule.sides,
             image_side=shape.schedule.side * self.vae_shape.downsampling,

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from trt_var.backends.base import Backend
+from trt_var.backends.installed import BrokenPackage, needed
 from trt_var.bundle.opening import Bundle
 from trt_var.errors import BackendError, UsageError
 
@@ -22,12 +23,17 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a backend is usable here: its description, or the reason why not."""
+    """Whether a backend is usable here: its description, or the reason why not.
+
+    Attributes:
+        broken: its package is there but cannot be used; one that is simply not installed is not broken.
+    """
 
     name: str
     usable: bool
     detail: str
     rank: int = 0
+    broken: bool = False
 
 
 def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
@@ -37,17 +43,15 @@ def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
 
     Raises:
         UsageError: unknown name.
-        BackendError: not installed or not usable, with the reason and what to install.
+        BackendError: not installed, broken or not usable, with the reason and what to install.
     """
     if name == "auto":
         return _automatic(bundle)
     if name not in KINDS:
         raise UsageError(f"backend is {name!r}; expected auto, {' or '.join(KINDS)}")
     module, install = KINDS[name]
-    try:
+    with needed(f"backend {name}", name, install):
         backend: Backend = importlib.import_module(module).create(bundle)
-    except ImportError as error:
-        raise BackendError(f"backend {name} is not installed ({error}): {install}") from error
     log.info("backend %s: %s", name, backend.description)
     return backend
 
@@ -60,7 +64,7 @@ def statuses(bundle: Bundle | None = None) -> list[Status]:
             backend = create(name, bundle)
             found.append(Status(name, True, backend.description, backend.rank))
         except BackendError as error:
-            found.append(Status(name, False, str(error)))
+            found.append(Status(name, False, str(error), broken=isinstance(error, BrokenPackage)))
     return found
 
 
@@ -76,5 +80,6 @@ def _automatic(bundle: Bundle | None) -> Backend:
         raise BackendError("no backend is usable here: " + "; ".join(status.detail for status in found))
     for status in found:
         if not status.usable:
-            log.info("backend %s not considered: %s", status.name, status.detail)
+            level = logging.WARNING if status.broken else logging.INFO
+            log.log(level, "backend %s not considered: %s", status.name, status.detail)
     return create(chosen.name, bundle)

@@ -12,26 +12,39 @@ from numpy.typing import NDArray
 from openvino.preprocess import PrePostProcessor
 
 from trt_var.backends.base import Backend, Buffer, Graph, HostMemory, int8_products
+from trt_var.backends.failures import failure
+from trt_var.backends.forks import Native
+from trt_var.backends.installed import check_whole
 from trt_var.bundle.opening import Bundle
-from trt_var.errors import BackendError
 
+USED = ("Core", "Tensor", "Type", "get_version")
 BFLOAT16 = np.dtype(np.uint16)  # NumPy has no such type; no graph has inputs of uint16
 
 
-class OpenVinoGraph:
+class _Core(Native):
+    """OpenVINO's own state in this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.native = ov.Core()
+
+
+class OpenVinoGraph(Native):
     """A compiled model; every run has a request of its own, so threads may share it."""
 
     def __init__(self, model: ov.CompiledModel) -> None:
+        super().__init__()
         self._model = model
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        self.check_process()
         try:
             request = self._model.create_infer_request()
             for name, buffer in {**inputs, **outputs}.items():
                 request.set_tensor(name, _tensor(np.asarray(buffer)))
             request.infer()
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed: {str(error).splitlines()[-1]}") from error
+        except (RuntimeError, MemoryError) as error:
+            raise failure("OpenVINO failed", error, last=True) from error
 
 
 class OpenVino(HostMemory):
@@ -40,7 +53,7 @@ class OpenVino(HostMemory):
     name = "openvino"
 
     def __init__(self, bfloat16: bool, quantised: bool = False) -> None:
-        self._core = ov.Core()
+        self._core = _Core()
         self._precision = "bf16" if bfloat16 else "f32"
         self.cache_dtype = BFLOAT16 if bfloat16 else None
         self.rank = 2 if bfloat16 or quantised else 0  # in float32, ONNX Runtime is as fast and needs half the memory
@@ -52,13 +65,16 @@ class OpenVino(HostMemory):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32" if exact else self._precision,
         }
+        if self._core.orphaned:
+            self._core = _Core()
+        core = self._core.native
         try:
-            model = self._core.read_model(path)
+            model = core.read_model(path)
             if self.cache_dtype:
                 model = _short_cache(model)
-            return OpenVinoGraph(self._core.compile_model(model, "CPU", options))
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO cannot load {path}: {str(error).splitlines()[-1]}") from error
+            return OpenVinoGraph(core.compile_model(model, "CPU", options))
+        except (RuntimeError, MemoryError) as error:
+            raise failure(f"OpenVINO cannot load {path}", error, last=True) from error
 
 
 def _tensor(array: NDArray[Any]) -> ov.Tensor:
@@ -87,4 +103,5 @@ def multiplies_bfloat16() -> bool:
 
 def create(bundle: Bundle | None = None) -> Backend:
     """The CPU plugin in the fastest precision that the processor has."""
+    check_whole(ov, *USED)
     return OpenVino(multiplies_bfloat16(), quantised=bundle is not None and bundle.manifest.quantised is not None)
