@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trt_var.backends.installed import needed
 from trt_var.bundle.target import check_bundle_target
-from trt_var.errors import BackendError, OutputError, UsageError
+from trt_var.errors import OutputError, UsageError
 from trt_var.files.writing import appearing
 from trt_var_export.recipe import Progress, Recipe, Silent
 
@@ -18,15 +19,13 @@ def build(recipe: Recipe, progress: Progress | None = None) -> Path:
     Raises:
         UsageError: the recipe contradicts itself, or the target exists.
         CheckpointError: weights missing, damaged, or of models that do not belong together.
-        BackendError: the ``export`` extra is not installed.
+        BackendError: the ``export`` extra is not installed, or broken.
         ExportError: a graph disagrees with the torch model.
         OutputError: the target cannot be written.
     """
     check(recipe)
-    try:
+    with needed("building needs PyTorch and ONNX, and one of them", ("torch", "onnx"), "pip install 'trt-var[export]'"):
         from trt_var_export.workshop import Workshop  # imports torch; a bad request is told without it
-    except ImportError as error:
-        raise BackendError(f"building needs PyTorch and ONNX ({error}): pip install 'trt-var[export]'") from error
 
     workshop = Workshop.open(recipe, progress or Silent())
     with appearing(recipe.out) as folder:

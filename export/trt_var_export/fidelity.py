@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from trt_var.errors import BackendError, UsageError
+from trt_var.backends.installed import needed
+from trt_var.errors import UsageError
 from trt_var.pictures.writing import save_folder
 from trt_var.pipeline import Pipeline
 from trt_var.quality.samples import Progress, Series
@@ -21,11 +22,9 @@ def fidelity(real: Path, pipeline: Pipeline, series: Series, progress: Progress 
         BackendError: torch-fidelity is not installed.
         UsageError: no such folder.
     """
-    try:
+    with needed("these metrics need torch-fidelity, which", ("torch_fidelity", "torch"), "pip install 'trt-var[metrics]'"):
         import torch
         from torch_fidelity import calculate_metrics
-    except (ImportError, RuntimeError) as error:  # a torchvision of another torch's raises the latter
-        raise BackendError(f"these metrics need torch-fidelity ({error}): pip install 'trt-var[metrics]'") from error
     if not real.is_dir():
         raise UsageError(f"there is no folder {real}; --fidelity takes a folder of real pictures")
     with tempfile.TemporaryDirectory(prefix="trt-var-") as folder:

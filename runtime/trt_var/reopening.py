@@ -1,4 +1,4 @@
-"""What a pipeline takes along into another process: where its bundle is and the backend that was asked for, never its models."""
+"""What a pipeline takes along into another process: where its bundle is and the backend asked for, never its models."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from trt_var.backends.base import Backend
-from trt_var.backends.installed import BrokenPackage, needed
+from trt_var.backends.installed import UnusablePackageError, needed
 from trt_var.bundle.opening import Bundle
 from trt_var.errors import BackendError, UsageError
 
@@ -50,7 +50,7 @@ def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
     if name not in KINDS:
         raise UsageError(f"backend is {name!r}; expected auto, {' or '.join(KINDS)}")
     module, install = KINDS[name]
-    with needed(f"backend {name}", name, install):
+    with needed(f"backend {name}", (name,), install):
         backend: Backend = importlib.import_module(module).create(bundle)
     log.info("backend %s: %s", name, backend.description)
     return backend
@@ -64,7 +64,7 @@ def statuses(bundle: Bundle | None = None) -> list[Status]:
             backend = create(name, bundle)
             found.append(Status(name, True, backend.description, backend.rank))
         except BackendError as error:
-            found.append(Status(name, False, str(error), broken=isinstance(error, BrokenPackage)))
+            found.append(Status(name, False, str(error), broken=isinstance(error, UnusablePackageError)))
     return found
 
 

@@ -6,9 +6,10 @@ import re
 
 from trt_var.errors import BackendError
 
+MORE = "give the process more (ulimit -v, the container's limit)"
 _MEMORY = re.compile(
-    r"bad_alloc|out of memory|OUT_OF_MEMORY|(cannot|can't|could not|failed to|unable to) (re)?(allocate|map)|allocation failed"
-    r"|Resource temporarily unavailable|failed to map segment",
+    r"bad_alloc|out.of.memory|(cannot|can't|could not|failed to|unable to) (re)?(allocate|map)|allocation failed"
+    r"|Resource temporarily unavailable",
     re.IGNORECASE,
 )
 
@@ -19,11 +20,9 @@ def failure(what: str, error: BaseException, *, last: bool = False) -> BackendEr
     Engines raise bare RuntimeErrors, families of their own, and MemoryErrors without a word.
     """
     said = reason(error, last=last)
-    if not out_of_memory(error):
-        return BackendError(f"{what}: {said}")
-    return BackendError(
-        f"{what}: out of memory ({said}); ask for a smaller batch_size, or give the process more (ulimit -v, the container's limit)"
-    )
+    if out_of_memory(error):
+        return BackendError(f"{what}: out of memory ({said}); ask for a smaller batch_size, or {MORE}")
+    return BackendError(f"{what}: {said}")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -1,8 +1,8 @@
 """Forked processes: what has threads in the parent is set aside in the child, and never ended there.
 
 A child of ``os.fork`` inherits the memory of an engine's session and none of its threads. To end the session would wait for
-them for ever, or crash; ONNX Runtime's own clean-up at exit does so even where no session was made. So the child keeps what it
-inherited untouched, and once Python has finished it leaves without the clean-up of the C libraries.
+them for ever, or crash; ONNX Runtime's own clean-up at exit does so even where no session was made. So the child keeps what
+it inherited untouched, and once Python has finished it leaves without the clean-up of the C libraries.
 """
 
 from __future__ import annotations

@@ -11,17 +11,38 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino.preprocess import PrePostProcessor
 
+from trt_var.backends import forks
 from trt_var.backends.base import Backend, Buffer, Graph, HostMemory, int8_products
 from trt_var.backends.failures import failure
-from trt_var.backends.forks import Native
-from trt_var.backends.installed import check_whole
+from trt_var.backends.installed import UnusablePackageError, check_whole
 from trt_var.bundle.opening import Bundle
 
 USED = ("Core", "Tensor", "Type", "get_version")
 BFLOAT16 = np.dtype(np.uint16)  # NumPy has no such type; no graph has inputs of uint16
 
 
-class _Core(Native):
+class _Threads:
+    """OpenVINO's thread pool, which all models of a process share: a child that inherits it at work would wait for ever."""
+
+    def __init__(self) -> None:
+        self.started = self.lost = False
+        forks.follow(self)
+
+    def after_fork(self) -> None:
+        self.lost = self.lost or self.started
+
+    def check(self) -> None:
+        if self.lost:
+            raise UnusablePackageError(
+                "OpenVINO had models loaded before this process was forked, and cannot work in it; generate nothing before "
+                "the fork, start processes by spawn, or take the backend onnxruntime (docs/embedding.md)"
+            )
+
+
+_threads = _Threads()
+
+
+class _Core(forks.Native):
     """OpenVINO's own state in this process."""
 
     def __init__(self) -> None:
@@ -29,7 +50,7 @@ class _Core(Native):
         self.native = ov.Core()
 
 
-class OpenVinoGraph(Native):
+class OpenVinoGraph(forks.Native):
     """A compiled model; every run has a request of its own, so threads may share it."""
 
     def __init__(self, model: ov.CompiledModel) -> None:
@@ -65,9 +86,10 @@ class OpenVino(HostMemory):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32" if exact else self._precision,
         }
+        _threads.check()
         if self._core.orphaned:
             self._core = _Core()
-        core = self._core.native
+        core, _threads.started = self._core.native, True
         try:
             model = core.read_model(path)
             if self.cache_dtype:
@@ -104,4 +126,5 @@ def multiplies_bfloat16() -> bool:
 def create(bundle: Bundle | None = None) -> Backend:
     """The CPU plugin in the fastest precision that the processor has."""
     check_whole(ov, *USED)
+    _threads.check()
     return OpenVino(multiplies_bfloat16(), quantised=bundle is not None and bundle.manifest.quantised is not None)

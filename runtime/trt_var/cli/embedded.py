@@ -1,4 +1,4 @@
-"""What a command needs of its process, given back when it ends: others call ``main`` too, from notebooks and from threads."""
+"""What a command needs of its process, given back when it ends: notebooks and threads call ``main`` too."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from trt_var.backends.installed import BROKEN, trouble
 from trt_var.backends.tensorrt.bindings import CudaCore, PyCuda
 from trt_var.backends.tensorrt.device import Device
 from trt_var.backends.tensorrt.simulated.device import SimulatedDevice
-from trt_var.errors import TrtVarError, BackendError, UsageError
+from trt_var.errors import BackendError, TrtVarError, UsageError
 
 VARIABLE = "TRT_VAR_CUDA"
 
 
-PACKAGES = {"pycuda": "pycuda", "cuda-core": "cuda", "simulated": "onnxruntime"}
+PACKAGES = {"pycuda": ("pycuda",), "cuda-core": ("cuda", "cuda.core", "cuda.bindings"), "simulated": ("onnxruntime",)}
 INSTALL = "pip install 'trt-var[gpu]' or 'trt-var[rtx]'"
 SEAMS: dict[str, Callable[[], Device]] = {"pycuda": PyCuda, "cuda-core": CudaCore, "simulated": SimulatedDevice}
 

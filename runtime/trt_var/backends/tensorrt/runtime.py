@@ -247,7 +247,7 @@ def create(bundle: Bundle | None = None) -> Backend:
             trt = importlib.import_module(records.MODULES[kind])
             check_whole(trt, *USED)
         except BROKEN as error:
-            missing.append(f"{kind} {trouble(error, records.MODULES[kind], install(kind))}")
+            missing.append(f"{kind} {trouble(error, (records.MODULES[kind],), install(kind))}")
             continue
         if bundle is None:
             raise BackendError(f"{kind} {trt.__version__} and {device.description} are here; it runs a bundle's own engines")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trt_var.errors import BackendError
+from trt_var.backends.installed import needed
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -34,10 +34,8 @@ def add(subparsers: Any, name: str) -> None:
 
 
 def _finetune(options: argparse.Namespace) -> None:
-    try:
+    with needed("training needs PyTorch, which", ("torch",), "pip install 'trt-var[train]'"):
         from trt_var_training.finetune import Job, finetune
-    except ImportError as error:
-        raise BackendError(f"training needs PyTorch ({error}): pip install 'trt-var[train]'") from error
     names = ("drafter", "refiner", "vae", "data", "n_draft", "out", "steps", "batch_size", "learning_rate", "flip", "seed")
     finetune(Job(device=options.device, **{name: getattr(options, name) for name in names}))
     print(
