@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trt_var.backends.installed import needed
 from trt_var.bundle.manifest import FILE_NAME
 from trt_var.bundle.target import check_bundle_target
-from trt_var.errors import BackendError, UsageError
+from trt_var.errors import UsageError
 from trt_var.files.paths import expanded
 from trt_var.files.writing import appearing
 from trt_var_export.recipe import Progress, Recipe, Silent
@@ -20,15 +21,13 @@ def build(recipe: Recipe, progress: Progress | None = None) -> Path:
     Raises:
         UsageError: the recipe contradicts itself, or the target exists.
         CheckpointError: weights missing, damaged, or of models that do not belong together.
-        BackendError: the ``export`` extra is not installed.
+        BackendError: the ``export`` extra is not installed, or broken.
         ExportError: a graph disagrees with the torch model.
         OutputError: the target cannot be written.
     """
     check(recipe)
-    try:
+    with needed("building needs PyTorch and ONNX, and one of them", ("torch", "onnx"), "pip install 'trt-var[export]'"):
         from trt_var_export.workshop import Workshop  # imports torch; a bad request is told without it
-    except ImportError as error:
-        raise BackendError(f"building needs PyTorch and ONNX ({error}): pip install 'trt-var[export]'") from error
 
     workshop = Workshop.open(recipe, progress or Silent())
     with appearing(recipe.out, last=FILE_NAME) as folder:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from trt_var.backends.installed import check_whole, needed
 from trt_var.backends.tensorrt import logger
 from trt_var.backends.tensorrt import profiles as shapes
 from trt_var.backends.tensorrt import record as engines
@@ -123,10 +124,9 @@ class Builder:
     """
 
     def __init__(self, kind: Kind) -> None:
-        try:
+        with needed(kind, (engines.MODULES[kind],), f"pip install 'trt-var[{engines.EXTRAS[kind]}]'"):
             self._trt: Any = importlib.import_module(engines.MODULES[kind])
-        except (ImportError, OSError) as error:
-            raise BackendError(f"{kind} cannot be used ({error}): pip install 'trt-var[{engines.EXTRAS[kind]}]'") from error
+            check_whole(self._trt, "Builder", "ILogger", "OnnxParser", "__version__")
         self._kind = kind
         self.timings: Path | None = None
         self.version: str = self._trt.__version__

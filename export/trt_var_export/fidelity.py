@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trt_var.backends.installed import needed
 from trt_var.bulk import Bulk, sample_pictures
 from trt_var.errors import BackendError, DataError, UsageError
 from trt_var.pipeline import Pipeline
@@ -74,11 +75,9 @@ def fidelity(
 
 def _torch_fidelity() -> tuple[Callable[..., Any], bool]:
     """The metric, and whether it can use a GPU."""
-    try:
-        import torch
+    with needed("these metrics need torch-fidelity, which", ("torch_fidelity", "torch"), "pip install 'trt-var[metrics]'"):
+        import torch  # the extra metrics
         from torch_fidelity import calculate_metrics
-    except (ImportError, RuntimeError) as error:  # a torchvision of another torch's raises the latter
-        raise BackendError(f"these metrics need torch-fidelity ({error}): pip install 'trt-var[metrics]'") from error
     return calculate_metrics, torch.cuda.is_available()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from trt_var import __version__
 from trt_var.bundle import manifest as manifests
 from trt_var.bundle.manifest import File, Graph, Manifest, Model, Role
 from trt_var.bundle.opening import file_sha256
@@ -80,7 +80,7 @@ class Workshop:
             (folder / "classes.txt").write_text("".join(f"{line}\n" for line in self.names), encoding="utf-8")
         manifest = Manifest(
             schema=manifests.SCHEMA,
-            generator=f"trt-var {version('trt-var')}",
+            generator=f"trt-var {__version__}",
             precision=self.recipe.precision,
             schedule=shape.schedule.sides,
             image_side=shape.schedule.side * self.vae_shape.downsampling,

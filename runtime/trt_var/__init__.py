@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from trt_var.errors import (
@@ -46,6 +47,8 @@ __all__ = [
     "UsageError",
 ]
 
+__version__ = "0.1.0"
+
 _LATE = {
     "Generation": "requests.results",
     "Pipeline": "pipeline",
@@ -53,6 +56,8 @@ _LATE = {
     "Reconstruction": "requests.results",
     "Sampling": "decoding.sampling",
 }
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # what to show is the program's to say, not a library's
 
 
 def __getattr__(name: str) -> Any:

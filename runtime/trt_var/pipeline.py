@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_var.backends import choosing as backends
+from trt_var.backends import forks
 from trt_var.backends.base import Backend, Graph
 from trt_var.bundle.manifest import Manifest, Role
 from trt_var.bundle.memory import DECODER_BATCH, MAX_BATCH
@@ -23,6 +24,7 @@ from trt_var.decoding.loop import Chain, Transformer, render
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import UsageError
 from trt_var.pictures.given import as_image, as_images, as_mask
+from trt_var.reopening import Origin, reduce
 from trt_var.requests.batches import draw_all, draw_scales
 from trt_var.requests.checking import Labels, Run, Seeds, check_batch_size, prepare
 from trt_var.requests.provenance import is_exact, promise, provenance_of
@@ -40,6 +42,8 @@ class Pipeline:
     Safe to use from several threads at once: graphs are shared, everything else belongs to the call. Models are
     loaded when first needed, so the refiner costs nothing while only ``n_draft=K`` is asked for.
 
+    In a forked child they are loaded again. Pickled or copied, a pipeline is opened again from its path (docs/embedding.md).
+
     Example:
         >>> with Pipeline.load("engines/d30-d16") as pipeline:
         ...     result = pipeline.generate([207, "otter"], seeds=[0, 1], n_draft=8)
@@ -53,6 +57,8 @@ class Pipeline:
         self._lock = threading.Lock()
         self._transformers: dict[tuple[Role, bool], Transformer] = {}
         self._graphs: dict[str, Graph] = {}
+        self._origin: Origin | None = None
+        forks.follow(self)
         self._names = bundle.class_names()
 
     @classmethod
@@ -72,8 +78,19 @@ class Pipeline:
         """
         bundle = Bundle.open(path)
         pipeline = cls(bundle, backends.create(backend, bundle), batch_invariant=batch_invariant)
+        pipeline._origin = Origin.of(bundle, backend, batch_invariant)
         log.info("%s on %s", path, pipeline.backend)
         return pipeline
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduce(type(self), self._origin, closed=self._bundle is None)
+
+    def after_fork(self) -> None:
+        """Called in a forked child: the parent's models are of no use there, and its lock may never be given back."""
+        self._lock = threading.Lock()
+        self._transformers, self._graphs = {}, {}
+        if self._bundle:
+            self._bundle = Bundle(self._bundle.path, self._bundle.manifest)
 
     def __enter__(self) -> Pipeline:
         return self

@@ -9,11 +9,12 @@ from typing import Literal
 
 import torch
 
-from trt_var.errors import CheckpointError, UsageError
+from trt_var.errors import UsageError
 from trt_var_export.models.transformer import TransformerShape
 from trt_var_export.models.vqvae import VqvaeShape
 from trt_var_export.weights.architecture import parameter_shapes, released_shape, released_vqvae_shape
 from trt_var_export.weights.checkpoint import Checkpoint, RandomWeights, open_checkpoint, shown
+from trt_var_export.weights.hub import fetch
 
 log = logging.getLogger(__name__)
 Part = Literal["drafter", "refiner", "vae"]
@@ -67,17 +68,7 @@ def _fetch_finetuned(text: str, part: Part, finetuned: int) -> Checkpoint:
 
 
 def _fetch(repository: str, revision: str, name: str, part: Part) -> Checkpoint:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        path = Path(hf_hub_download(repository, name, revision=revision))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"cannot fetch {name} of {repository} ({reason}); check the network and HF_HUB_OFFLINE, "
-            f"or give a file, or random:d16 to try without weights"
-        ) from error
+    path = fetch(repository, revision, name)
     checkpoint = open_checkpoint(path, "vae_local" if part == "vae" else "var_wo_ddp")
     checkpoint.origin = {"repository": repository, "revision": path.parent.name, "path": name}
     return checkpoint

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from trt_var.backends.base import Backend
+from trt_var.backends.installed import UnusablePackageError, needed
 from trt_var.bundle.opening import Bundle
 from trt_var.errors import BackendError, UsageError
 
@@ -23,12 +24,17 @@ EXACT, ON_CPU = "exact", "onnxruntime"  # float32 arithmetic, what the golden ve
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a backend is usable here: its description, or the reason why not."""
+    """Whether a backend is usable here: its description, or the reason why not.
+
+    Attributes:
+        broken: its package is there but cannot be used; one that is simply not installed is not broken.
+    """
 
     name: str
     usable: bool
     detail: str
     rank: int = 0
+    broken: bool = False
 
 
 def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
@@ -38,7 +44,7 @@ def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
 
     Raises:
         UsageError: unknown name.
-        BackendError: not installed or not usable, with the reason and what to install.
+        BackendError: not installed, broken or not usable, with the reason and what to install.
     """
     if name == "auto":
         return _automatic(bundle)
@@ -46,12 +52,11 @@ def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
         raise UsageError(f"backend is {name!r}; expected auto, {EXACT}, {' or '.join(KINDS)}")
     if name == EXACT:
         _check_exact(bundle)
-    module, install = KINDS[ON_CPU if name == EXACT else name]
-    try:
-        kind = importlib.import_module(module)
-        backend: Backend = kind.OnnxRuntime() if name == EXACT else kind.create(bundle)
-    except ImportError as error:
-        raise BackendError(f"backend {name} is not installed ({error}): {install}") from error
+    kind = ON_CPU if name == EXACT else name
+    module, install = KINDS[kind]
+    with needed(f"backend {name}", (kind,), install):
+        found = importlib.import_module(module)
+        backend: Backend = found.OnnxRuntime() if name == EXACT else found.create(bundle)
     log.info("backend %s: %s", name, backend.description)
     return backend
 
@@ -64,7 +69,7 @@ def statuses(bundle: Bundle | None = None) -> list[Status]:
             backend = create(name, bundle)
             found.append(Status(name, True, backend.description, backend.rank))
         except BackendError as error:
-            found.append(Status(name, False, str(error)))
+            found.append(Status(name, False, str(error), broken=isinstance(error, UnusablePackageError)))
     return found
 
 
@@ -80,7 +85,8 @@ def _automatic(bundle: Bundle | None) -> Backend:
         raise BackendError("no backend is usable here: " + "; ".join(status.detail for status in found))
     for status in found:
         if not status.usable:
-            log.info("backend %s not considered: %s", status.name, status.detail)
+            level = logging.WARNING if status.broken else logging.INFO
+            log.log(level, "backend %s not considered: %s", status.name, status.detail)
     return create(chosen.name, bundle)
 
 

@@ -13,18 +13,24 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
 
+from trt_var.backends import forks
 from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, HostMemory, int8_products
+from trt_var.backends.failures import failure, reason
+from trt_var.backends.installed import check_whole
 from trt_var.bundle import external
 from trt_var.bundle.opening import Bundle
 from trt_var.errors import BackendError
 
 CUDA = "CUDAExecutionProvider"
+USED = ("InferenceSession", "OrtValue", "SessionOptions", "__version__", "get_available_providers")
+forks.prepare()  # the package starts a thread when it is imported
 
 
-class OnnxGraph:
+class OnnxGraph(forks.Native):
     """A session; every run has a binding of its own, so threads may share it."""
 
     def __init__(self, session: ort.InferenceSession, device: str) -> None:
+        super().__init__()
         self._session, self._device = session, device
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
@@ -32,6 +38,7 @@ class OnnxGraph:
 
     def _run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer], also: Iterable[str] = ()) -> list[Any]:
         """All outputs, those in buffers first; ``also`` are in memory that ONNX Runtime allocates."""
+        self.check_process()
         try:
             binding = self._session.io_binding()
             for name, buffer in inputs.items():
@@ -43,7 +50,7 @@ class OnnxGraph:
             self._session.run_with_iobinding(binding)
             return list(binding.get_outputs()) if also else []
         except Exception as error:  # ONNX Runtime raises bare RuntimeErrors and its own unrelated classes
-            raise BackendError(f"ONNX Runtime failed: {str(error).splitlines()[0]}") from error
+            raise failure("ONNX Runtime failed", error) from error
 
 
 class OnnxRuntime(HostMemory):
@@ -69,7 +76,7 @@ class OnnxRuntime(HostMemory):
         try:
             session = ort.InferenceSession(source, options, providers=list(self._providers))
         except Exception as error:  # as above
-            raise BackendError(f"ONNX Runtime cannot load {path}: {str(error).splitlines()[0]}") from error
+            raise failure(f"ONNX Runtime cannot load {path}", error) from error
         used = session.get_providers()[0]
         if used != self._provider_name():
             raise BackendError(f"ONNX Runtime fell back to {used}; its log says why {self._provider_name()} failed")
@@ -80,7 +87,7 @@ class OnnxRuntime(HostMemory):
         return str(first[0] if isinstance(first, tuple) else first)
 
 
-class OnnxRuntimeCuda(OnnxRuntime):
+class OnnxRuntimeCuda(OnnxRuntime, forks.Native):
     """The CUDA provider, on device 0; buffers stay on the device until downloaded."""
 
     rank = 3
@@ -89,15 +96,22 @@ class OnnxRuntimeCuda(OnnxRuntime):
     _providers = ((CUDA, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}),)
 
     def __init__(self) -> None:
+        forks.Native.__init__(self)
         ort.preload_dlls()
         self.description = f"ONNX Runtime {ort.__version__}, CUDA device 0, arithmetic of the graph's own types"
 
+    def load(self, path: Path, *, exact: bool = False) -> Graph:
+        self.check_process()
+        return super().load(path, exact=exact)
+
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
+        self.check_process()
         held = tuple(max(size, 1) for size in shape)  # an empty buffer still needs an address
         value = ort.OrtValue.ortvalue_from_shape_and_type(held, np.dtype(dtype).type, "cuda", 0)
         return DeviceArray(value, value.data_ptr(), shape, np.dtype(dtype))
 
     def upload(self, array: NDArray[Any]) -> Buffer:
+        self.check_process()
         if not array.size:
             return self.empty(array.shape, array.dtype)
         value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
@@ -119,6 +133,7 @@ def _address(buffer: Buffer) -> int:
 
 def create(bundle: Bundle | None = None) -> Backend:
     """The CUDA provider where the installed package and the machine have it, else the CPU provider, saying why."""
+    check_whole(ort, *USED)
     quantised = bundle is not None and bundle.manifest.quantised is not None
     if CUDA not in ort.get_available_providers():
         return OnnxRuntime(quantised=quantised)
@@ -126,5 +141,5 @@ def create(bundle: Bundle | None = None) -> Backend:
         backend = OnnxRuntimeCuda()
         backend.empty((1,), np.float32)  # the only sign of a missing driver or device before a session is made
     except Exception as error:  # as above
-        return OnnxRuntime(f" (CUDA not usable: {str(error).splitlines()[0]})", quantised)
+        return OnnxRuntime(f" (CUDA not usable: {reason(error)})", quantised)
     return backend

@@ -11,28 +11,62 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino.preprocess import PrePostProcessor
 
+from trt_var.backends import forks
 from trt_var.backends.base import Backend, Buffer, Graph, HostMemory, int8_products
+from trt_var.backends.failures import failure
+from trt_var.backends.installed import UnusablePackageError, check_whole
 from trt_var.bundle.opening import Bundle
 from trt_var.bundle.staging import beside_weights
-from trt_var.errors import BackendError
 
+USED = ("Core", "Tensor", "Type", "get_version")
 BFLOAT16 = np.dtype(np.uint16)  # NumPy has no such type; no graph has inputs of uint16
 
 
-class OpenVinoGraph:
+class _Threads:
+    """OpenVINO's thread pool, which all models of a process share: a child that inherits it at work would wait for ever."""
+
+    def __init__(self) -> None:
+        self.started = self.lost = False
+        forks.follow(self)
+
+    def after_fork(self) -> None:
+        self.lost = self.lost or self.started
+
+    def check(self) -> None:
+        if self.lost:
+            raise UnusablePackageError(
+                "OpenVINO had models loaded before this process was forked, and cannot work in it; generate nothing before "
+                "the fork, start processes by spawn, or take the backend onnxruntime (docs/embedding.md)"
+            )
+
+
+_threads = _Threads()
+
+
+class _Core(forks.Native):
+    """OpenVINO's own state in this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.native = ov.Core()
+
+
+class OpenVinoGraph(forks.Native):
     """A compiled model; every run has a request of its own, so threads may share it."""
 
     def __init__(self, model: ov.CompiledModel) -> None:
+        super().__init__()
         self._model = model
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
+        self.check_process()
         try:
             request = self._model.create_infer_request()
             for name, buffer in {**inputs, **outputs}.items():
                 request.set_tensor(name, _tensor(np.asarray(buffer)))
             request.infer()
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO failed: {str(error).splitlines()[-1]}") from error
+        except (RuntimeError, MemoryError) as error:
+            raise failure("OpenVINO failed", error, last=True) from error
 
 
 class OpenVino(HostMemory):
@@ -41,7 +75,7 @@ class OpenVino(HostMemory):
     name = "openvino"
 
     def __init__(self, bfloat16: bool, quantised: bool = False) -> None:
-        self._core = ov.Core()
+        self._core = _Core()
         self._precision = "bf16" if bfloat16 else "f32"
         self.cache_dtype = BFLOAT16 if bfloat16 else None
         self.rank = 2 if bfloat16 or quantised else 0  # in float32, ONNX Runtime is as fast and needs half the memory
@@ -53,14 +87,18 @@ class OpenVino(HostMemory):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32" if exact else self._precision,
         }
+        _threads.check()
+        if self._core.orphaned:
+            self._core = _Core()
+        core, _threads.started = self._core.native, True
         try:
             with beside_weights(path) as readable:
-                model = self._core.read_model(readable)
+                model = core.read_model(readable)
             if self.cache_dtype:
                 model = _short_cache(model)
-            return OpenVinoGraph(self._core.compile_model(model, "CPU", options))
-        except (RuntimeError, OSError) as error:
-            raise BackendError(f"OpenVINO cannot load {path}: {str(error).splitlines()[-1]}") from error
+            return OpenVinoGraph(core.compile_model(model, "CPU", options))
+        except (RuntimeError, MemoryError, OSError) as error:
+            raise failure(f"OpenVINO cannot load {path}", error, last=True) from error
 
 
 def _tensor(array: NDArray[Any]) -> ov.Tensor:
@@ -89,4 +127,6 @@ def multiplies_bfloat16() -> bool:
 
 def create(bundle: Bundle | None = None) -> Backend:
     """The CPU plugin in the fastest precision that the processor has."""
+    check_whole(ov, *USED)
+    _threads.check()
     return OpenVino(multiplies_bfloat16(), quantised=bundle is not None and bundle.manifest.quantised is not None)

@@ -156,7 +156,7 @@ def machine() -> dict[str, str]:
         found |= {"processor": f"{names[0]} ({short})" if names else found["processor"], "cores": str(len(names))}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            found[package] = version(package) or "of unknown version"
         except PackageNotFoundError:
             continue
     return found

@@ -13,10 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_var.backends.installed import needed
 from trt_var.bench.measure import EAGER, Row, models
 from trt_var.bundle.manifest import Manifest
 from trt_var.bundle.memory import need
-from trt_var.errors import BackendError, OutputError
+from trt_var.errors import OutputError
 from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
 
@@ -87,10 +88,8 @@ def radial(images: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np
 
 def check_plots() -> None:
     """Raises BackendError where the plotting library is missing, before anything is measured."""
-    try:
+    with needed("plots need matplotlib, which", ("matplotlib",), "pip install 'trt-var[bench]'"):
         import matplotlib  # noqa: F401  # the extra bench
-    except ImportError as error:
-        raise BackendError(f"plots need matplotlib ({error}): pip install 'trt-var[bench]'") from error
 
 
 def check_folder(folder: Path) -> None:

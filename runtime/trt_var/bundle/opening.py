@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from trt_var.bundle import external
 from trt_var.bundle import manifest as manifests
 from trt_var.bundle.manifest import Graph, Manifest, Role
+from trt_var.bundle.packaged import packaged
 from trt_var.errors import BundleError
 from trt_var.files import arrays
 from trt_var.files.paths import AnyPath, expanded, followed
@@ -58,7 +59,7 @@ class Bundle:
         path = expanded(path)
         try:
             if not path.exists() and path == Path("digits"):
-                path = PACKAGED / path
+                path = packaged("digits")
             file = path / manifests.FILE_NAME
             if not file.is_file():
                 raise BundleError(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
-import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NoReturn
 
+from trt_var import __version__
 from trt_var.cli import commands
+from trt_var.cli.embedded import messages, readable_streams, terminable
 from trt_var.errors import TrtVarError, UsageError, printable
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -27,32 +25,36 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0, 1 for a failure, 2 for a request that cannot be meant, 130 after Ctrl-C."""
+    """Run one command; returns 0, 1 for a failure, 2 for a request that cannot be meant, 130 after Ctrl-C.
+
+    May be called from a program, a notebook or a thread: signals, streams and loggers are afterwards what they were.
+
+    Raises:
+        SystemExit: after ``--help`` and ``--version``, and for options that cannot be read, as argparse does.
+    """
     if sys.stdout is None:
         return _complain("trt-var", "standard output is closed; send it to a file or to /dev/null", FAILURE)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        code = _run(arguments)
-    except SystemExit as stop:  # --help, or argparse's own complaint
-        raise SystemExit(_flushed(stop.code)) from None
-    return int(_flushed(code) or 0)
+    with readable_streams():
+        try:
+            code = _run(arguments)
+        except SystemExit as stop:  # --help, or argparse's own complaint
+            raise SystemExit(_flushed(stop.code)) from None
+        return int(_flushed(code) or 0)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
-    command = f"trt-var {options.name}"
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
-    signal.signal(signal.SIGTERM, _interrupt)  # so that a terminated build removes its unfinished folder
+    command = "trt-var"
     try:
-        options.command(options)
+        options = _parser().parse_args(arguments)
+        command = f"trt-var {options.name}"
+        with messages.shown(options.verbose), terminable():
+            options.command(options)
     except UsageError as error:
         return _complain(command, error, USAGE)
     except TrtVarError as error:
         return _complain(command, error, FAILURE)
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; nothing unfinished was left behind\n")
+        _say("\ninterrupted; nothing unfinished was left behind")
         return INTERRUPTED
     except BrokenPipeError:
         return FAILURE
@@ -65,8 +67,13 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _complain(command: str, error: object, code: int) -> int:
     """One line, whatever file names or manifests brought into it."""
-    print(f"{command}: {printable(str(error))}", file=sys.stderr)
+    _say(f"{command}: {printable(str(error))}")
     return code
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:  # as without a console; print would take standard output instead
+        print(text, file=sys.stderr)
 
 
 def _flushed(code: str | int | None) -> str | int | None:
@@ -82,17 +89,13 @@ def _flushed(code: str | int | None) -> str | int | None:
     return code
 
 
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="trt-var",
         description="Class-conditional images from VAR models with Collaborative Decoding, without PyTorch at run time.",
         epilog="First steps: trt-var demo; then trt-var build --drafter d30 --refiner d16 and trt-var run --labels 207.",
     )
-    parser.add_argument("--version", action="version", version=f"trt-var {version('trt-var')}")
+    parser.add_argument("--version", action="version", version=f"trt-var {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is chosen and done")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add in commands.COMMANDS.items():

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from trt_var.backends.forks import in_this_process
+from trt_var.backends.installed import check_whole
 from trt_var.backends.tensorrt.device import Bytes, Memory, cuda_errors
 from trt_var.backends.tensorrt.record import Kind
 from trt_var.errors import BackendError
@@ -56,6 +58,8 @@ class CudaCore(_Streams):
         from cuda import core  # one of two bindings, whichever is installed
         from cuda.bindings import driver
 
+        check_whole(core, "Device", "LegacyPinnedMemoryResource")
+        check_whole(driver, "CUresult", "cuMemAlloc", "cuMemFree", "cuMemGetInfo", "cuMemcpyDtoHAsync", "cuMemcpyHtoDAsync")
         with cuda_errors():
             self._core, self._driver = core, driver
             self._device = core.Device(0)
@@ -119,6 +123,8 @@ class PyCuda(_Streams):
         import pycuda.driver as cuda  # one of two bindings, whichever is installed
         from cuda import core
 
+        check_whole(cuda, "Context", "Device", "Event", "Stream", "init", "mem_alloc", "mem_get_info", "pagelocked_empty")
+        check_whole(core, "Device", "Stream")
         with cuda_errors():
             self._cuda = cuda
             cuda.init()
@@ -202,5 +208,5 @@ def _capture(stream: Any, work: Callable[[], object]) -> Callable[[], None]:
 
 def _pinned_array(address: int, size: int, free: Callable[[], object]) -> Bytes:
     memory = (ctypes.c_uint8 * size).from_address(address)
-    weakref.finalize(memory, free)
+    weakref.finalize(memory, in_this_process(free))
     return np.ctypeslib.as_array(memory)

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_var.backends.forks import in_this_process
 from trt_var.backends.tensorrt.record import Kind
 from trt_var.errors import BackendError
 
@@ -29,7 +30,7 @@ class Memory:
 
     def __init__(self, address: int, size: int, free: Callable[[], object]) -> None:
         self.address, self.size = address, size
-        self._finalizer = weakref.finalize(self, free)
+        self._finalizer = weakref.finalize(self, in_this_process(free))
 
     def free(self) -> None:
         """Free it now; again does nothing."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from trt_var.backends.installed import BROKEN, trouble
 from trt_var.backends.tensorrt.bindings import CudaCore, PyCuda
 from trt_var.backends.tensorrt.device import Device
 from trt_var.backends.tensorrt.simulated.device import SimulatedDevice
-from trt_var.errors import BackendError, UsageError
+from trt_var.errors import BackendError, TrtVarError, UsageError
 
 VARIABLE = "TRT_VAR_CUDA"
 
 
+PACKAGES = {"pycuda": ("pycuda",), "cuda-core": ("cuda", "cuda.core", "cuda.bindings"), "simulated": ("onnxruntime",)}
+INSTALL = "pip install 'trt-var[gpu]' or 'trt-var[rtx]'"
 SEAMS: dict[str, Callable[[], Device]] = {"pycuda": PyCuda, "cuda-core": CudaCore, "simulated": SimulatedDevice}
 
 
@@ -30,6 +33,8 @@ def create() -> Device:
     for name in [wanted] if wanted else ["pycuda", "cuda-core"]:
         try:
             return SEAMS[name]()
-        except ImportError as error:
-            missing.append(f"{name}: {error}")
-    raise BackendError(f"no access to a GPU ({'; '.join(missing)}): pip install 'trt-var[gpu]' or 'trt-var[rtx]'")
+        except TrtVarError:
+            raise
+        except BROKEN as error:
+            missing.append(f"{name} {trouble(error, PACKAGES[name], INSTALL)}")
+    raise BackendError(f"no access to a GPU: {'; '.join(missing)}")

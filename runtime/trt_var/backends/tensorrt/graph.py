@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from trt_var.backends.base import Buffer
+from trt_var.backends.forks import Native
 from trt_var.backends.tensorrt.device import Device, Memory
 from trt_var.backends.tensorrt.record import Engine, Record, Shape
 from trt_var.backends.tensorrt.replay import ALIGNMENT, address_of
@@ -32,12 +33,13 @@ class Owner(Protocol):
     def empty(self, shape: Shape, dtype: DTypeLike, /) -> Buffer: ...
 
 
-class EngineGraph:
+class EngineGraph(Native):
     """One engine, and a context for every set of input shapes, so that a captured shape never changes."""
 
     def __init__(
         self, backend: Owner, name: str, entry: Engine, engine: Any, final: Callable[[], EngineGraph] | None = None
     ) -> None:
+        super().__init__()
         self._backend, self._name, self._entry, self._engine = backend, name, entry, engine
         self._make_final = final
         self._final: EngineGraph | None = None

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, Work
+from trt_var.backends.forks import Native
+from trt_var.backends.installed import BROKEN, check_whole, trouble
 from trt_var.backends.tensorrt import devices
 from trt_var.backends.tensorrt import record as records
 from trt_var.backends.tensorrt.device import Device, Memory
@@ -33,10 +35,11 @@ from trt_var.errors import BackendError, BundleError
 
 log = logging.getLogger(__name__)
 MAX_REPLAYS = 8
+USED = ("ILogger", "Runtime", "TensorIOMode", "TensorLocation", "__version__", "nptype")
 LOGITS = ".logits"  # step graphs that smoothing takes
 
 
-class TensorRT:
+class TensorRT(Native):
     """The engines of one bundle on one device. One lock: a device's stream serves one thread at a time."""
 
     name = "tensorrt"
@@ -45,6 +48,7 @@ class TensorRT:
     cache_dtype: np.dtype[Any] | None = None
 
     def __init__(self, trt: Any, device: Device, bundle: Bundle, folder: Path, record: Record) -> None:
+        super().__init__()
         self.description = f"{record.kind} {record.version}, {device.description}, arithmetic of the engines' own types"
         self.trt, self.device, self.logger = trt, device, make_logger(trt)
         self.scratch: dict[int, Memory] = {}
@@ -57,6 +61,7 @@ class TensorRT:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """The calling thread's turn on the device."""
+        self.check_process()
         with self._lock, self.device.active():
             yield
 
@@ -117,6 +122,8 @@ class TensorRT:
             return self.device.free_memory()
 
     def close(self) -> None:
+        if self.orphaned:
+            return  # the parent's to release
         with self.turn():
             self.device.synchronize()
             self._replays.clear()
@@ -216,6 +223,11 @@ class TensorRT:
         return rebuild(self._bundle, self.record.kind, self.record.target) + more
 
 
+def install(kind: Kind) -> str:
+    """How to install what runs engines of a kind."""
+    return f"pip install 'trt-var[{records.EXTRAS[kind]}]'"
+
+
 def rebuild(bundle: Bundle, kind: Kind, target: str) -> str:
     """What to do about engines that do not fit."""
     aimed = f" --target {target}" if kind == "rtx" else ""
@@ -233,8 +245,9 @@ def create(bundle: Bundle | None = None) -> Backend:
     for kind in device.kinds:
         try:
             trt = importlib.import_module(records.MODULES[kind])
-        except (ImportError, OSError) as error:
-            missing.append(f"{kind} is not installed ({error})")
+            check_whole(trt, *USED)
+        except BROKEN as error:
+            missing.append(f"{kind} {trouble(error, (records.MODULES[kind],), install(kind))}")
             continue
         if bundle is None:
             raise BackendError(f"{kind} {trt.__version__} and {device.description} are here; it runs a bundle's own engines")

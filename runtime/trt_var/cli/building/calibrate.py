@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_var.backends.installed import needed
 from trt_var.cli import options as arguments
-from trt_var.errors import BackendError, UsageError
+from trt_var.errors import UsageError
 from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
@@ -97,11 +98,10 @@ def run(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options: ar
     """
     from trt_var.bundle.opening import Bundle
 
-    try:
+    wanting = "calibration needs ONNX and ONNX Runtime, and one of them"
+    with needed(wanting, ("onnx", "onnx_ir", "onnxruntime"), "pip install 'trt-var[cpu,export]'"):
         from trt_var_calibration.decoder import drawn_maps
         from trt_var_calibration.quantise import Quantisation, quantise
-    except ImportError as error:
-        raise BackendError(f"calibration needs ONNX ({error}): pip install 'trt-var[cpu,export]'") from error
     from tqdm import tqdm
 
     from trt_var.bundle.manifest import FILE_NAME

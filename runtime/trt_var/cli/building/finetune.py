@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from trt_var.errors import BackendError
+from trt_var.backends.installed import needed
 from trt_var.files.paths import expanded
 
 
@@ -54,10 +54,8 @@ def add(subparsers: Any, name: str) -> None:
 
 
 def _finetune(options: argparse.Namespace) -> None:
-    try:
+    with needed("training needs PyTorch, which", ("torch",), "pip install 'trt-var[train]'"):
         from trt_var_training.finetune import Job, finetune
-    except ImportError as error:
-        raise BackendError(f"training needs PyTorch ({error}): pip install 'trt-var[train]'") from error
     names = ("drafter", "refiner", "vae", "data", "n_draft", "out", "steps", "batch_size", "learning_rate", "flip", "seed")
     more = {"device": options.device, "class_names": options.class_names, "verify": options.verify}
     finetune(Job(**{name: getattr(options, name) for name in names}, **more), print)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_var.backends.installed import needed
 from trt_var.cli import options as arguments
 from trt_var.errors import BackendError, UsageError
 from trt_var.files.paths import expanded
@@ -70,10 +71,8 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _eager(options: argparse.Namespace, manifests: Iterable[Manifest]) -> str:
     """The module that measures eager PyTorch, once it has looked at what it is to measure."""
-    try:
+    with needed("to measure eager PyTorch takes PyTorch, which", ("torch",), "pip install 'trt-var[export]'"):
         from trt_var_export.eager import measure as eager
-    except ImportError as error:
-        raise BackendError(f"eager PyTorch cannot be measured ({error}): pip install 'trt-var[export]'") from error
     for manifest in manifests:
         eager.check(manifest, options.device)
     return eager.__name__

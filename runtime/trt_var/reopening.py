@@ -1,0 +1,63 @@
+"""What a pipeline takes along into another process: where its bundle is and the backend asked for, never its models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from trt_var.bundle.opening import Bundle
+from trt_var.bundle.packaged import is_packaged, packaged
+from trt_var.errors import UsageError
+
+DIGITS = "digits"
+
+
+class _Loads(Protocol):
+    @classmethod
+    def load(cls, path: str | Path, backend: str = "auto", *, batch_invariant: bool = False) -> Any: ...
+
+
+Kind = TypeVar("Kind", bound=_Loads)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a pipeline was loaded with.
+
+    Attributes:
+        path: the bundle's folder, absolute; None for the digits inside the package, wherever that is installed.
+        backend: as it was asked for, ``auto`` too.
+        batch_invariant: whether images are drawn one by one.
+    """
+
+    path: Path | None
+    backend: str
+    batch_invariant: bool = False
+
+    @classmethod
+    def of(cls, bundle: Bundle, backend: str, batch_invariant: bool) -> Origin:
+        return cls(None if is_packaged(bundle.path, DIGITS) else bundle.path.absolute(), backend, batch_invariant)
+
+
+def reduce(kind: type[Kind], origin: Origin | None, closed: bool) -> tuple[Callable[..., Kind], tuple[type[Kind], Origin]]:
+    """For ``__reduce__``: pickling and copying load the bundle again.
+
+    Raises:
+        UsageError: the pipeline is closed, or was not made by ``load``.
+    """
+    if closed:
+        raise UsageError("this pipeline is closed and cannot be pickled or copied; load the bundle again")
+    if origin is None:
+        raise UsageError(
+            "this pipeline was made of a bundle and a backend at hand and cannot be pickled or copied; make it with "
+            "Pipeline.load(path, backend), or load it where it is used"
+        )
+    return _reopen, (kind, origin)
+
+
+def _reopen(kind: type[Kind], origin: Origin) -> Kind:
+    path = packaged(DIGITS) if origin.path is None else origin.path
+    pipeline: Kind = kind.load(path, origin.backend, batch_invariant=origin.batch_invariant)
+    return pipeline
