@@ -26,6 +26,8 @@ class Recipe:
         schedule: patch sides, for checkpoints that do not tell them.
         force: replace a bundle that lies at ``out``.
         compare: run every graph against the torch model.
+        drafter_key, refiner_key, vae_key: where in their files to look, for files with several models: ``ema``,
+            ``trainer.var_wo_ddp``; ``.`` for the names without anything before them.
     """
 
     drafter: str
@@ -38,6 +40,9 @@ class Recipe:
     schedule: Schedule | None = None
     force: bool = False
     compare: bool = True
+    drafter_key: str | None = None
+    refiner_key: str | None = None
+    vae_key: str | None = None
 
 
 class Progress(Protocol):

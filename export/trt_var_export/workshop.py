@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from trt_var.bundle import manifest as manifests
 from trt_var.bundle.manifest import File, Graph, Manifest, Model, Role
@@ -24,8 +24,9 @@ from trt_var_export.models.transformer import TransformerShape
 from trt_var_export.models.vqvae import Vqvae, VqvaeShape
 from trt_var_export.recipe import Precision, Progress, Recipe
 from trt_var_export.weights import sources
-from trt_var_export.weights.architecture import check_belonging, hollow, transformer_shape, vqvae_shape
+from trt_var_export.weights.architecture import check_belonging, hollow, transformer_shape, unfilled, vqvae_shape
 from trt_var_export.weights.checkpoint import Checkpoint
+from trt_var_export.weights.health import examined
 
 OPSET: dict[Precision, int] = {"fp32": 20, "fp16": 23}  # TensorRT fuses opset 23's Attention in float16 alone
 IMAGENET_NAMES = Path(__file__).parent / "weights" / "imagenet.txt"
@@ -53,15 +54,32 @@ class Workshop:
         """
         named: dict[Role, str | None] = {"drafter": recipe.drafter, "refiner": recipe.refiner}
         given = {role: text for role, text in named.items() if text is not None}
-        checkpoints = {role: sources.resolve(text, role, recipe.finetuned) for role, text in given.items()}
-        vae = sources.resolve(recipe.vae, "vae")
+        keys = {"drafter": recipe.drafter_key, "refiner": recipe.refiner_key}
+        checkpoints = {role: sources.resolve(text, role, recipe.finetuned, keys[role]) for role, text in given.items()}
+        vae = sources.resolve(recipe.vae, "vae", key=recipe.vae_key)
         shapes = {role: transformer_shape(checkpoint, role, recipe.schedule) for role, checkpoint in checkpoints.items()}
         scales = shapes["drafter"].schedule.scales
         if recipe.finetuned is not None and not 1 <= recipe.finetuned < scales:
             raise UsageError(f"--finetuned is {recipe.finetuned}; a pair of {scales} scales is tuned for 1 to {scales - 1}")
         vae_shape = vqvae_shape(vae)
         check_belonging(shapes, vae_shape)
-        return cls(recipe, progress, checkpoints, shapes, vae, vae_shape)
+        workshop = cls(recipe, progress, checkpoints, shapes, vae, vae_shape)
+        workshop._examine()
+        return workshop
+
+    def _examine(self) -> None:
+        """Every weight once, before anything is traced: a build takes minutes."""
+        half = self.recipe.precision == "fp16"
+        for role, shape in self.shapes.items():
+            model = unfilled(shape)
+            self.checkpoints[role] = self._examined(self.checkpoints[role], model.to_half() if half else model, role)
+        vqvae = unfilled(self.vae_shape)
+        self.vae = self._examined(self.vae, vqvae.to_half() if half else vqvae, "vae")
+
+    def _examined(self, checkpoint: Checkpoint, model: nn.Module, what: str) -> Checkpoint:
+        kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
+        self.progress.stage(f"{what}: weights", len(kinds))
+        return examined(checkpoint, kinds, what, self.progress.step)
 
     def fill(self, folder: Path) -> None:
         """Write every file of the bundle, the manifest last.

@@ -36,6 +36,7 @@ class Job:
         flip: mirror every second picture.
         seed: of the batches, 0 to MAX_SEED.
         device: ``cpu`` or ``cuda``.
+        drafter_key, refiner_key, vae_key: where in their files to look, for files with several models.
 
     Raises:
         UsageError: a number out of range.
@@ -53,6 +54,9 @@ class Job:
     flip: bool = False
     seed: int = 0
     device: str = "cpu"
+    drafter_key: str | None = None
+    refiner_key: str | None = None
+    vae_key: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= MAX_BATCH:
@@ -79,8 +83,9 @@ def finetune(job: Job) -> None:
     """
     if job.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("PyTorch sees no CUDA device here; use --device cpu")
-    drafter, refiner = resolve(job.drafter, "drafter"), resolve(job.refiner, "refiner")
-    vae = resolve(job.vae, "vae")
+    drafter = resolve(job.drafter, "drafter", key=job.drafter_key)
+    refiner = resolve(job.refiner, "refiner", key=job.refiner_key)
+    vae = resolve(job.vae, "vae", key=job.vae_key)
     shape, vae_shape = transformer_shape(drafter, "drafter"), vqvae_shape(vae)
     check_belonging({"drafter": shape, "refiner": transformer_shape(refiner, "refiner")}, vae_shape)
     schedule = shape.schedule
@@ -107,6 +112,8 @@ def _run(job: Job, name: str, objective: VarObjective) -> None:
     plan = job.plan()
     given = {key: getattr(job, key) for key in ("drafter", "refiner", "vae", "n_draft", "batch_size", "flip", "seed")}
     given["data"] = str(job.data)
+    keys = {key: getattr(job, key) for key in ("drafter_key", "refiner_key", "vae_key")}
+    given |= {key: value for key, value in keys.items() if value is not None}
     checkpoint = job.out / f"{name}-n{job.n_draft}.checkpoint"
     with tqdm(total=plan.steps, desc=name, disable=None) as bar:
 
