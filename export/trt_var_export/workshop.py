@@ -145,6 +145,9 @@ class Workshop:
         write_conditions(folder / f"{role}.conditions.npy", shape, checkpoint.load, half=precision == "fp16")
         if self.recipe.compare:
             self._compare_step(role, folder)
+        else:
+            table = folder / f"{role}.conditions.npy"
+            verify.check_first_scale(role, folder / f"{role}.logits.onnx", table, shape, precision)
         return Model(
             depth=shape.depth,
             width=shape.width,

@@ -24,6 +24,7 @@ class Inert:
     """
 
     origin = ""
+    dump_patches = False  # asked for where torch's old format has a module's source beside it
 
     def __new__(cls, *_: object, **__: object) -> Inert:
         made = super().__new__(cls)
