@@ -88,8 +88,8 @@ def reference_scales(shape: TransformerShape, load: Callable[[str], Tensor], max
         with torch.no_grad():
             logits, new = model.logits(inputs["features"], conditions, inputs["guidance"], past, n)
             _check_finite("the torch model's", scale, logits.numpy(), "fp32")
-            settings = (inputs[key] for key in ("uniforms", "top_k", "top_p", "temperature"))
-            tokens = draw(logits, *settings, model.width)
+            settings = {key: inputs[key] for key in ("uniforms", "top_k", "top_p", "temperature")}
+            tokens = draw(logits, **settings, width=model.width)
         for cache, piece in zip(caches, new, strict=True):
             cache[span] = piece
         inputs |= dict(zip(cache_names("past", shape.depth), past, strict=True))

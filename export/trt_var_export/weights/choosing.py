@@ -117,7 +117,7 @@ def choose(checkpoint: Checkpoint, kind: Kind, file: str, key: str | None, optio
     chosen, aside = _split(checkpoint, names, prefix, others, kind)
     averaged = any("ema" in part.lower().split("_") for part in prefix.split("."))
     if aside or averaged:
-        left = f"; left aside: {_groups(aside, others)}" if aside else ""
+        left = f"; left aside: {_groups(aside, prefix, others)}" if aside else ""
         log.warning("%s: taking %s at %s%s", file, kind.what, _place(prefix), left)
     elif prefix:
         log.info("%s: taking %s at %s", file, kind.what, _place(prefix))
@@ -202,10 +202,13 @@ def _place(prefix: str) -> str:
     return _key(prefix) if prefix else "the top"
 
 
-def _groups(names: list[str], others: list[str], most: int = 6) -> str:
+def _groups(names: list[str], prefix: str, others: list[str], most: int = 6) -> str:
     """Names by the model that they are of, or what they begin with, and how many there are."""
     groups = Counter(
-        next((other.rstrip(".") for other in others if other and name.startswith(other)), name.split(".")[0])
+        next(
+            (other.rstrip(".") for other in others if other and name.startswith(other)),
+            name.removeprefix(prefix).split(".")[0],
+        )
         for name in names
     )
     listed = [shown(group) + (f" ({count} tensors)" if count > 1 else "") for group, count in groups.most_common(most)]

@@ -97,12 +97,11 @@ def _shard(index: Path, name: str) -> Path:
 
 def _open_shards(folder: Path, match: re.Match[str]) -> Checkpoint:
     """All shards of the set that one belongs to."""
-    count, digits = int(match["count"]), len(match["number"])
-    names = [f"{match['stem']}-{i:0{digits}}-of-{match['count']}{match['suffix'] or ''}" for i in range(1, count + 1)]
-    if not (folder / names[-1]).is_file() and int(match["number"]) < count:  # some count from 0
-        names = [f"{match['stem']}-{i:0{digits}}-of-{match['count']}{match['suffix'] or ''}" for i in range(count)]
+    count, digits, suffix = int(match["count"]), len(match["number"]), match["suffix"] or ""
     if count > MAX_FILES:
         raise CheckpointError(f"{shown(match[0])} is one of more than {MAX_FILES} shards")
+    names = [f"{match['stem']}-{i:0{digits}}-of-{match['count']}{suffix}" for i in range(count + 1)]
+    names = names[:-1] if (folder / names[0]).is_file() else names[1:]  # some count from 0
     lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
         raise CheckpointError(
@@ -110,7 +109,7 @@ def _open_shards(folder: Path, match: re.Match[str]) -> Checkpoint:
             f"{shown(lacking[0])} for one; fetch all shards"
         )
     parts = {name: open_file(folder / name) for name in names}
-    return Joined(list(parts.values()), _origin(match["stem"] + (match["suffix"] or ""), parts))
+    return Joined(list(parts.values()), _origin(match["stem"] + suffix, parts))
 
 
 def _origin(name: str, parts: Mapping[str, Checkpoint]) -> dict[str, str]:

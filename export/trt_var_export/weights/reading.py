@@ -129,7 +129,7 @@ def _unknown(beginning: bytes) -> str:
 def _check_stored(path: Path) -> None:
     """Torch maps the archive's members as they lie there; of compressed ones it would take the packed bytes for weights."""
     with zipfile.ZipFile(path) as archive:
-        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        packed = [entry.filename for entry in archive.infolist() if "/data/" in entry.filename and entry.compress_type]
     if packed:
         raise CheckpointError(
             f"{shown(str(path))} was packed by another tool than torch ({shown(packed[0])} is compressed); unpack it "
