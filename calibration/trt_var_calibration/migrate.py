@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 FOLDED = ("qkv", "proj", "fc1", "head")
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 CLIPS = (1.0, 0.9, 0.8, 0.7, 0.6)
-LEAST = 1e-5  # magnitudes below are taken as this
+LEAST = 1e-6  # of the largest magnitude: a channel below is taken for one that carries nothing
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Plan:
     Attributes:
         factors: float32 [inputs], what its input is divided by and its weight multiplied; None for none.
         alpha: share of the outliers that moved, 0 for none.
-        scale: of the quantised activations.
+        scale: of the quantised activations; 0 where these were never anything but zero, and so have no range.
         error: relative, root of the mean square over the rows that were kept.
     """
 
@@ -42,37 +42,53 @@ class Plan:
 
 def factors(statistics: Statistics, weight: Floats, alpha: float) -> Floats:
     """What every input channel is divided by, around 1."""
-    activations = np.maximum(statistics.channels, LEAST)
-    weights = np.maximum(np.abs(weight).max(1), LEAST)
-    found = activations**alpha / weights ** (1 - alpha)
-    around: Floats = np.clip(found / np.median(found), 1e-3, 1e3).astype(np.float32)
-    return around
+    activations, weights = statistics.channels.astype(np.float64), np.abs(weight).max(1).astype(np.float64)
+    alive = activations > LEAST * activations.max(initial=0)
+    if not weights.any() or not alive.any():
+        return np.ones(len(weights), np.float32)
+    weights = np.maximum(weights, LEAST * weights.max())
+    found = np.where(alive, activations, 1) ** alpha / weights ** (1 - alpha)
+    around = np.clip(found / np.median(found[alive]), 1e-3, 1e3)
+    return np.where(alive, around, 1).astype(np.float32)  # a channel that the pictures did not use may carry others'
 
 
 def quantise_weight(weight: Floats, grid: Grid = INT8) -> tuple[NDArray[Any], Floats]:
     """Numbers of the grid [inputs, outputs] and the scale of every output."""
-    scale = np.maximum(np.abs(weight).max(0), LEAST**2) / np.float32(grid.largest)
-    return grid.round(weight / scale), scale.astype(np.float32)
+    scale = grid.scale(np.abs(weight).max(0))
+    return grid.round(weight / scale), scale
 
 
 def plan(statistics: Statistics, weight: Floats, alpha: float, method: str, grid: Grid = INT8) -> Plan:
     """The best threshold for one α: the method's without migration, a clip of the largest magnitude with it."""
-    rows, exact = statistics.rows, statistics.rows @ weight
+    largest = float(statistics.channels.max(initial=0))
+    if not grid.scales.type(min(largest, 1)):  # zero in the type that it is rounded from
+        return Plan(None, alpha, 0.0, 0.0)
     if alpha == 0:
-        moved, thresholds = None, [METHODS[method](statistics)]
+        moved, thresholds = None, [METHODS[method](statistics) or largest]
     else:
         moved = factors(statistics, weight, alpha)
         largest = float((statistics.channels / moved).max(initial=0))
         thresholds = [clip * largest for clip in (CLIPS if method != "minmax" else CLIPS[:1])]
-        rows, weight = rows / moved, weight * moved[:, None]
-    quantised, scales = quantise_weight(weight, grid)
-    restored = quantised.astype(np.float32) * scales
-    found = {max(threshold, LEAST) / grid.largest: 0.0 for threshold in thresholds}
+    found = {float(scale): 0.0 for scale in grid.scale(np.array(thresholds, np.float32))}
     for scale in found:
-        rounded = grid.round(rows / np.float32(scale)).astype(np.float32) * np.float32(scale)
-        found[scale] = float(np.sqrt(((rounded @ restored - exact) ** 2).mean() / max((exact**2).mean(), LEAST**2)))
+        found[scale] = _error(statistics.rows, weight, moved, scale, grid)
     best = min(found, key=lambda scale: found[scale])
     return Plan(moved, alpha, best, found[best])
+
+
+def _error(rows: Floats, weight: Floats, moved: Floats | None, scale: float, grid: Grid) -> float:
+    """Relative, root of the mean square of what a product loses by rounding; in units that neither overflow nor vanish."""
+    unit_rows, unit_weight = (np.float32(np.abs(values).max(initial=0) or 1) for values in (rows, weight))
+    exact = (rows / unit_rows) @ (weight / unit_weight)
+    if moved is not None:
+        rows, weight = rows / moved, weight * moved[:, None]
+    if not np.isfinite(weight).all():
+        return float(np.finfo(np.float32).max)
+    quantised, scales = quantise_weight(weight, grid)
+    restored = quantised.astype(np.float32) * (scales / unit_weight)
+    rounded = grid.round(rows / np.float32(scale)).astype(np.float32) * (np.float32(scale) / unit_rows)
+    lost, power = ((rounded @ restored - exact) ** 2).mean(), (exact**2).mean()
+    return float(np.sqrt(lost / power)) if power else float(lost > 0)
 
 
 def best_alpha(layers: list[tuple[Statistics, Floats]], method: str, grid: Grid = INT8) -> float:

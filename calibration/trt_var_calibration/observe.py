@@ -53,6 +53,7 @@ class ProbedGraph(OnnxGraph):
         model = load(path)
         self._statistics = statistics
         self._layers: dict[str, Layer] = {}
+        self._role = path.stem
         for layer in layers(model):
             value = layer.activation
             value.type = value.type or ir.TensorType(layer.weight.dtype or ir.DataType.FLOAT)
@@ -64,7 +65,7 @@ class ProbedGraph(OnnxGraph):
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         values = self._run(inputs, outputs, self._layers)[len(outputs) :]
         for layer, value in zip(self._layers.values(), values, strict=True):
-            self._statistics[layer.name].add(layer.name, value.numpy())
+            self._statistics[layer.name].add(layer.name, value.numpy(), f" in the {self._role}")
 
 
 class Observer(OnnxRuntime):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from trt_var_calibration.migrate import FOLDED, Floats, Plan, quantise_weight
 from trt_var_calibration.observe import Observed
 from trt_var_calibration.statistics import METHODS, Statistics
 
+log = logging.getLogger(__name__)
 Mode = Literal["int8", "fp8", "weights"]
 SEARCHED = 4  # layers of a group, evenly spread, among which α is searched
 
@@ -125,11 +127,12 @@ class _Step:
         groups: tuple[str, ...],
     ) -> None:
         self._model, self._observed, self._wanted, self._groups = model, observed, wanted, groups
-        self._grid = GRIDS[wanted.mode]
+        self._role = role
         self._graph = load(bundle.graph(Graph(model.step.onnx, model.step.weights)))
         self._table: NDArray[Any] = np.array(bundle.conditions(role))
         self._layers = layers(self._graph)
         self._type = self._layers[0].weight.const_value.dtype  # type: ignore[union-attr]
+        self._grid = replace(GRIDS[wanted.mode], scales=np.dtype(self._type.numpy()))
         self.report: dict[str, dict[str, float]] = {}
 
     def write(self, folder: Path, progress: Callable[[], object]) -> None:
@@ -170,34 +173,66 @@ class _Step:
 
     def _quantise(self, layer: Layer, alpha: float) -> None:
         weight = _floats(layer.weight)
+        if not np.isfinite(weight).all():
+            raise DataError(
+                f"{layer.name}.weight of the {self._role} is not finite: build the bundle again from whole weights"
+            )
         if self._wanted.mode != "weights":
-            found = migrate.plan(self._observed[layer.name], weight, alpha, self._wanted.method, self._grid)
+            found = self._plan(layer, weight, alpha)
             if found.factors is not None:
                 weight = weight * found.factors[:, None]
-                self._divide_input(layer, found.factors)
-            self._quantise_input(layer, found)
+            if found.scale:
+                self._quantise_input(layer, found)
             self.report[layer.name] = {"alpha": found.alpha, "scale": found.scale, "error": found.error}
         quantised, scale = quantise_weight(weight, self._grid)
         self._dequantise_weight(layer, quantised, scale)
 
-    def _divide_input(self, layer: Layer, factors: Floats) -> None:
+    def _plan(self, layer: Layer, weight: Floats, alpha: float) -> Plan:
+        """How a layer is quantised, with its factors in the table or the layer before, if their type has room for them."""
+        statistics, method = self._observed[layer.name], self._wanted.method
+        found = migrate.plan(statistics, weight, alpha, method, self._grid)
+        if found.factors is not None and not self._divide_input(layer, found.factors):
+            log.warning(
+                "%s of the %s: moving its outliers would go beyond %s; left as they are", layer.name, self._role, self._type
+            )
+            found = migrate.plan(statistics, weight, 0.0, method, self._grid)
+        if not found.scale:
+            log.warning("%s of the %s had nothing but zeros as input: its weights alone are rounded", layer.name, self._role)
+        if not np.isfinite(found.scale):
+            largest = float(statistics.channels.max())
+            raise DataError(
+                f"the input of {layer.name} in the {self._role} reaches {largest:g}, beyond {self._type}: take float32"
+            )
+        return found
+
+    def _divide_input(self, layer: Layer, factors: Floats) -> bool:
+        """Fold the factors; False, with nothing changed, where the results are beyond their type."""
         if layer.group == "proj":
-            self._divide_values(layer, factors)
-            return
+            return self._divide_values(layer, factors)
         first = 1 + 6 * self._model.depth if layer.block is None else 1 + 6 * layer.block
         scale, shift = {"qkv": (2, 4), "fc1": (3, 5), "head": (0, 1)}[layer.group]
         table = self._table
-        table[:, first + scale] = (1 + table[:, first + scale].astype(np.float32)) / factors - 1
-        table[:, first + shift] = table[:, first + shift].astype(np.float32) / factors
+        with np.errstate(over="ignore"):
+            scales = ((1 + table[:, first + scale].astype(np.float32)) / factors - 1).astype(table.dtype)
+            shifts = (table[:, first + shift].astype(np.float32) / factors).astype(table.dtype)
+        fits = bool(np.isfinite(scales).all() and np.isfinite(shifts).all())
+        if fits:
+            table[:, first + scale], table[:, first + shift] = scales, shifts
+        return fits
 
-    def _divide_values(self, layer: Layer, factors: Floats) -> None:
+    def _divide_values(self, layer: Layer, factors: Floats) -> bool:
         """The columns of qkv's weight that make values, and their bias."""
         prefix, width = layer.name.removesuffix("proj"), len(factors)
-        values = self._graph.graph.initializers
+        values, changed = self._graph.graph.initializers, {}
         for name, part in ((f"{prefix}mat_qkv.weight.T", np.s_[:, 2 * width :]), (f"{prefix}v_bias", np.s_[:])):
             content = _floats(values[name]).copy()
-            content[part] = content[part] / factors
-            values[name].const_value = ir.tensor(content.astype(self._type.numpy()), name=name)
+            with np.errstate(over="ignore"):
+                content[part] = content[part] / factors
+                changed[name] = content.astype(self._type.numpy())
+        fits = all(np.isfinite(content).all() for content in changed.values())
+        for name, content in changed.items() if fits else ():
+            values[name].const_value = ir.tensor(content, name=name)
+        return fits
 
     def _quantise_input(self, layer: Layer, found: Plan) -> None:
         scale = self._constant(f"{layer.name}.input.scale", np.array(found.scale, self._type.numpy()))

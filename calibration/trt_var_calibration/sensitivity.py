@@ -53,7 +53,8 @@ def walk(bundle: Bundle, labels: tuple[int, ...], n_draft: int, sampling: Sampli
 
 def errors(found: Walk, expected: Walk) -> list[float]:
     """Per scale: root mean square difference of the guided logits over their standard deviation."""
-    return [float(np.sqrt(((a - b) ** 2).mean()) / b.std()) for a, b in zip(found[1], expected[1], strict=True)]
+    pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(found[1], expected[1], strict=True)]
+    return [float(np.sqrt(((a - b) ** 2).mean()) / (b.std() or 1)) for a, b in pairs]
 
 
 def agreement(found: Walk, expected: Walk) -> list[float]:

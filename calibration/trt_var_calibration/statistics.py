@@ -9,6 +9,7 @@ from trt_var.errors import DataError
 
 BINS = 2048
 ROWS = 64  # kept of each layer, to compare ways of quantising
+ORDINARY = 1e-30, 1e30  # ranges whose bins float32 can count
 LEVELS = 128  # of a symmetric int8 value's magnitude
 
 
@@ -30,7 +31,7 @@ class Statistics:
         self.seen = 0
         self.stride = 1
 
-    def add(self, name: str, values: NDArray[np.floating]) -> None:
+    def add(self, name: str, values: NDArray[np.floating], where: str = "") -> None:
         """Take in [.., C].
 
         Raises:
@@ -40,7 +41,7 @@ class Statistics:
         magnitudes = np.abs(rows)
         largest = magnitudes.max(0, initial=0)
         if not np.isfinite(largest).all():
-            raise DataError(f"the input of {name} is not finite: these weights overflow, or are damaged")
+            raise DataError(f"the input of {name} is not finite{where}: these weights overflow, or are damaged")
         self.channels = np.maximum(self.channels, largest)
         self._count(magnitudes, float(largest.max(initial=0)))
         self._keep(rows)
@@ -52,7 +53,9 @@ class Statistics:
             self.histogram = np.concatenate((self.histogram.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)))
             self.edge *= 2
         if self.edge > 0:
-            bins = np.minimum(magnitudes.ravel() * (BINS / self.edge), BINS - 1).astype(np.int32)
+            exact = ORDINARY[0] < self.edge < ORDINARY[1]
+            values = magnitudes.ravel() if exact else magnitudes.ravel().astype(np.float64)
+            bins = np.minimum(values * (BINS / self.edge), BINS - 1).astype(np.int32)
             self.histogram += np.bincount(bins, minlength=BINS)
 
     def _keep(self, rows: NDArray[np.float32]) -> None:

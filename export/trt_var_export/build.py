@@ -20,7 +20,8 @@ def build(recipe: Recipe, progress: Progress | None = None) -> Path:
 
     Raises:
         UsageError: the recipe contradicts itself, or the target exists.
-        CheckpointError: weights missing, damaged, or of models that do not belong together.
+        CheckpointError: weights missing, damaged, not finite, beyond the precision's range, or of models that do not belong
+            together; a file with several models and no key.
         BackendError: the ``export`` extra is not installed, or broken.
         ExportError: a graph disagrees with the torch model.
         OutputError: the target cannot be written.
@@ -46,6 +47,8 @@ def check(recipe: Recipe) -> None:
         if name is not None and not name.strip():
             plain = "; leave --refiner out for plain VAR" if option == "refiner" else ""
             raise UsageError(f"--{option} is empty; give a released name, a file or random weights{plain}")
+    if recipe.refiner is None and recipe.refiner_key is not None:
+        raise UsageError("--refiner-key looks into the refiner's file; give --refiner too")
     if not 1 <= recipe.max_top_k <= MAX_TOP_K:
         raise UsageError(f"--max-top-k is {recipe.max_top_k}; expected 1 to {MAX_TOP_K}, what TensorRT's TopK takes")
     if recipe.finetuned is not None and recipe.refiner is None:

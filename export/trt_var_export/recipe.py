@@ -27,6 +27,8 @@ class Recipe:
         force: replace a bundle that lies at ``out``.
         compare: run every graph against the torch model.
         class_names: ``imagenet`` or a file with a line a class; None for what the weights' source says.
+        drafter_key, refiner_key, vae_key: where in their files to look, for files with several models: ``ema``,
+            ``trainer.var_wo_ddp``; ``.`` for the names without anything before them.
     """
 
     drafter: str
@@ -40,6 +42,9 @@ class Recipe:
     force: bool = False
     compare: bool = True
     class_names: str | None = None
+    drafter_key: str | None = None
+    refiner_key: str | None = None
+    vae_key: str | None = None
 
 
 class Progress(Protocol):

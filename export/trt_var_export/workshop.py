@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from trt_var import __version__
 from trt_var.bundle import manifest as manifests
@@ -23,8 +23,9 @@ from trt_var_export.models.transformer import TransformerShape
 from trt_var_export.models.vqvae import Vqvae, VqvaeShape
 from trt_var_export.recipe import Precision, Progress, Recipe
 from trt_var_export.weights import sources
-from trt_var_export.weights.architecture import check_belonging, hollow, transformer_shape, vqvae_shape
+from trt_var_export.weights.architecture import check_belonging, hollow, transformer_shape, unfilled, vqvae_shape
 from trt_var_export.weights.checkpoint import Checkpoint
+from trt_var_export.weights.health import examined
 from trt_var_export.weights.names import known_names, told_names
 
 OPSET: dict[Precision, int] = {"fp32": 20, "fp16": 23}  # TensorRT fuses opset 23's Attention in float16 alone
@@ -53,8 +54,9 @@ class Workshop:
         """
         named: dict[Role, str | None] = {"drafter": recipe.drafter, "refiner": recipe.refiner}
         given = {role: text for role, text in named.items() if text is not None}
-        checkpoints = {role: sources.resolve(text, role, recipe.finetuned) for role, text in given.items()}
-        vae = sources.resolve(recipe.vae, "vae")
+        keys = {"drafter": recipe.drafter_key, "refiner": recipe.refiner_key}
+        checkpoints = {role: sources.resolve(text, role, recipe.finetuned, keys[role]) for role, text in given.items()}
+        vae = sources.resolve(recipe.vae, "vae", key=recipe.vae_key)
         shapes = {role: transformer_shape(checkpoint, role, recipe.schedule) for role, checkpoint in checkpoints.items()}
         scales = shapes["drafter"].schedule.scales
         if recipe.finetuned is not None and not 1 <= recipe.finetuned < scales:
@@ -63,7 +65,23 @@ class Workshop:
         check_belonging(shapes, vae_shape)
         classes, told = shapes["drafter"].classes, recipe.class_names
         names = known_names(checkpoints, classes) if told is None else told_names(told, classes)
-        return cls(recipe, progress, checkpoints, shapes, vae, vae_shape, names)
+        workshop = cls(recipe, progress, checkpoints, shapes, vae, vae_shape, names)
+        workshop._examine()
+        return workshop
+
+    def _examine(self) -> None:
+        """Every weight once, before anything is traced: a build takes minutes."""
+        half = self.recipe.precision == "fp16"
+        for role, shape in self.shapes.items():
+            model = unfilled(shape)
+            self.checkpoints[role] = self._examined(self.checkpoints[role], model.to_half() if half else model, role)
+        vqvae = unfilled(self.vae_shape)
+        self.vae = self._examined(self.vae, vqvae.to_half() if half else vqvae, "vae")
+
+    def _examined(self, checkpoint: Checkpoint, model: nn.Module, what: str) -> Checkpoint:
+        kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
+        self.progress.stage(f"{what}: weights", len(kinds))
+        return examined(checkpoint, kinds, what, self.progress.step)
 
     def fill(self, folder: Path) -> None:
         """Write every file of the bundle, the manifest last.
@@ -128,6 +146,9 @@ class Workshop:
         write_conditions(folder / f"{role}.conditions.npy", shape, checkpoint.load, half=precision == "fp16")
         if self.recipe.compare:
             self._compare_step(role, folder)
+        else:
+            table = folder / f"{role}.conditions.npy"
+            verify.check_first_scale(role, folder / f"{role}.logits.onnx", table, shape, precision)
         return Model(
             depth=shape.depth,
             width=shape.width,

@@ -48,6 +48,7 @@ class Job:
         device: ``cpu`` or ``cuda``.
         class_names: ``imagenet`` or a file with a line a class; None for what the models' sources say.
         verify: how pictures are looked at before the first step: ``quick`` (headers and ends) or ``full`` (every pixel).
+        drafter_key, refiner_key, vae_key: where in their files to look, for files with several models.
 
     Raises:
         UsageError: a number out of range.
@@ -67,6 +68,9 @@ class Job:
     device: str = "cpu"
     class_names: str | None = None
     verify: Literal["quick", "full"] = "quick"
+    drafter_key: str | None = None
+    refiner_key: str | None = None
+    vae_key: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= MAX_BATCH:
@@ -95,8 +99,9 @@ def finetune(job: Job, say: Say = log.info) -> None:
     job = replace(job, out=expanded(job.out), data=expanded(job.data))
     if job.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("PyTorch sees no CUDA device here; use --device cpu")
-    drafter, refiner = resolve(job.drafter, "drafter"), resolve(job.refiner, "refiner")
-    vae = resolve(job.vae, "vae")
+    drafter = resolve(job.drafter, "drafter", key=job.drafter_key)
+    refiner = resolve(job.refiner, "refiner", key=job.refiner_key)
+    vae = resolve(job.vae, "vae", key=job.vae_key)
     shape, vae_shape = transformer_shape(drafter, "drafter"), vqvae_shape(vae)
     check_belonging({"drafter": shape, "refiner": transformer_shape(refiner, "refiner")}, vae_shape)
     schedule = shape.schedule
@@ -185,6 +190,8 @@ class _Run:
         """What must be the same for a run to go on. Earlier versions did not write the classes down."""
         job = self.job
         given = {key: getattr(job, key) for key in ("drafter", "refiner", "vae", "n_draft", "batch_size", "flip", "seed")}
+        keys = {key: getattr(job, key) for key in ("drafter_key", "refiner_key", "vae_key")}
+        given |= {key: value for key, value in keys.items() if value is not None}
         given |= {"data": str(job.data), "classes": dict(self.images.assignment.labels)}
         if checkpoint.exists() and "classes" not in settings(checkpoint) and self.images.is_plain():
             del given["classes"]

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from trt_var.errors import CheckpointError
 from trt_var_export.models.transformer import TransformerShape
 
 Load = Callable[[str], Tensor]
@@ -43,11 +45,30 @@ def condition_columns(
 
 
 def write_conditions(path: Path, shape: TransformerShape, load: Load, half: bool) -> None:
-    """Write the table [classes + 1, M, C] as ``.npy``, float16 for half precision, a block at a time."""
+    """Write the table [classes + 1, M, C] as ``.npy``, float16 for half precision, a block at a time.
+
+    Raises:
+        CheckpointError: a vector that is not finite in that type, with its block and class.
+    """
     dtype = np.float16 if half else np.float32
     size = (shape.classes + 1, shape.conditions, shape.width)
     table = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=size)
     with torch.no_grad():
         for first, columns in condition_columns(shape, load):
-            table[:, first : first + columns.shape[1]] = columns.numpy()
+            with np.errstate(over="ignore"):
+                table[:, first : first + columns.shape[1]] = columns.numpy()
+            _check_finite(table[:, first : first + columns.shape[1]], first, shape, path.name.split(".")[0])
     table.flush()
+
+
+def _check_finite(columns: NDArray[np.floating], first: int, shape: TransformerShape, role: str) -> None:
+    wrong = np.argwhere(~np.isfinite(columns))
+    if not len(wrong):
+        return
+    block = (first - 1) // 6
+    where = "class embedding" if first == 0 else "head's AdaLN" if block == shape.depth else f"AdaLN of block {block}"
+    half = columns.dtype == np.float16
+    raise CheckpointError(
+        f"the {role}'s {where} of class {wrong[0][0]} is not finite in {columns.dtype} ({len(wrong)} of {columns.size}): "
+        f"{'beyond 65504; build with --precision fp32' if half else 'these weights are of no use'}"
+    )

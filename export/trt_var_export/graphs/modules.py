@@ -6,7 +6,7 @@ Shape letters: transformer.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -57,11 +57,17 @@ class Step(nn.Module):
 
         Returns tokens [m, B] and guided logits [m, B, V] of the last m positions, new keys and values [n, R, H, D].
         """
+        guided, new = self.logits(features, conditions, guidance, past, uniforms.shape[0])
+        return draw(guided, uniforms, top_k, top_p, temperature, self.width), guided, *new
+
+    def logits(
+        self, features: Tensor, conditions: Tensor, guidance: Tensor, past: Sequence[Tensor], drawn: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Guided logits [m, B, V] of the last ``drawn`` positions, new keys and values."""
         words = self.transformer.word_embed(features)
         words = torch.cat((words, words), 1)  # both branches see the same tokens
-        logits, new = self.transformer(words, conditions, list(past), uniforms.shape[0])
-        guided = guide(logits, guidance)
-        return draw(guided, uniforms, top_k, top_p, temperature, self.width), guided, *new
+        logits, new = self.transformer(words, conditions, list(past), drawn)
+        return guide(logits, guidance), new
 
 
 def cache_names(prefix: str, depth: int) -> list[str]:

@@ -18,6 +18,7 @@ from trt_var.bundle.manifest import HEAD_WIDTH
 from trt_var.errors import ExportError
 from trt_var_export.graphs.conditions import condition_columns
 from trt_var_export.graphs.modules import Step, Traceable, cache_names, step_parameters
+from trt_var_export.models.sampler import draw
 from trt_var_export.models.transformer import Transformer, TransformerShape
 from trt_var_export.weights.architecture import unfilled
 
@@ -85,7 +86,10 @@ def reference_scales(shape: TransformerShape, load: Callable[[str], Tensor], max
         }
         past = [cache[: span.start] for cache in caches]
         with torch.no_grad():
-            tokens, logits, *new = model(*inputs.values(), *past)
+            logits, new = model.logits(inputs["features"], conditions, inputs["guidance"], past, n)
+            _check_finite("the torch model's", scale, logits.numpy(), "fp32")
+            settings = {key: inputs[key] for key in ("uniforms", "top_k", "top_p", "temperature")}
+            tokens = draw(logits, **settings, width=model.width)
         for cache, piece in zip(caches, new, strict=True):
             cache[span] = piece
         inputs |= dict(zip(cache_names("past", shape.depth), past, strict=True))
@@ -119,6 +123,42 @@ def compare_step(
         errors.append(_scale_error(name, scale, reference.outputs, outputs, precision))
         progress()
     return errors
+
+
+def check_first_scale(name: str, graph: Path, table: Path, shape: TransformerShape, precision: str) -> None:
+    """Run the exported graph's first scale on two labels, where nothing else compares it.
+
+    Args:
+        table: the condition table.
+
+    Raises:
+        ExportError: the logits are not finite.
+    """
+    n, vocabulary = shape.schedule.tokens(0), shape.vocabulary
+    dtype = np.float16 if precision == "fp16" else np.float32
+    rows = [0, shape.classes - 1, shape.classes, shape.classes]
+    inputs = {
+        "features": np.zeros((n, BATCH, shape.code_width), np.float32),
+        "conditions": np.load(table, mmap_mode="r")[rows].astype(np.float32),
+        "uniforms": np.zeros((n, BATCH), np.float32),
+        "guidance": np.zeros((1, BATCH), np.float32),
+        "temperature": np.ones((1, BATCH), np.float32),
+        "top_p": np.ones((1, BATCH), np.float32),
+        "top_k": np.ones((1, BATCH), np.int32),
+    }
+    pieces = {kind: cache_names(kind, shape.depth) for kind in ("past", "new")}
+    inputs |= {key: np.zeros((0, 2 * BATCH, shape.heads, HEAD_WIDTH), dtype) for key in pieces["past"]}
+    outputs = {key: np.empty((n, 2 * BATCH, shape.heads, HEAD_WIDTH), dtype) for key in pieces["new"]}
+    logits = np.empty((n, BATCH, vocabulary), np.float32)
+    open_session(graph).run(inputs, {"tokens": np.empty((n, BATCH), np.int32), "guided_logits": logits, **outputs})
+    _check_finite(f"the {name}'s", 0, logits, precision)
+
+
+def _check_finite(whose: str, scale: int, logits: NDArray[Any], precision: str) -> None:
+    if not np.isfinite(logits).all():
+        half = precision == "fp16"
+        limit = "float16's 65504; build with --precision fp32" if half else "float32's range; they are damaged, or of no use"
+        raise ExportError(f"{whose} logits at scale {scale} are not finite: what these weights compute is beyond {limit}")
 
 
 def compare_module(graph: Traceable, path: Path, precision: str) -> dict[str, float]:
@@ -171,6 +211,7 @@ def open_session(path: Path) -> OnnxGraph:
 def _scale_error(
     name: str, scale: int, expected: dict[str, NDArray[Any]], found: dict[str, NDArray[Any]], precision: str
 ) -> ScaleError:
+    _check_finite(f"the {name}'s", scale, found["guided_logits"], precision)
     logits, deviation = _difference(expected["guided_logits"], found["guided_logits"])
     caches = [_difference(expected[key], found[key]) for key in expected if key.startswith("new")]
     error = ScaleError(

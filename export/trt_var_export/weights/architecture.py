@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -15,12 +16,14 @@ from trt_var.errors import CheckpointError
 from trt_var.schedule import Schedule
 from trt_var_export.models.transformer import Transformer, TransformerShape
 from trt_var_export.models.vqvae import GROUPS, Vqvae, VqvaeShape
-from trt_var_export.weights.checkpoint import Checkpoint, check_keys, shown
+from trt_var_export.weights.tensors import Checkpoint, check_keys, shown
 
 MAX_BLOCKS, MAX_LEVELS, MAX_PHIS = 128, 16, 64
 MAX_DIMENSION = 1 << 20
 MAX_SCALES, MAX_SIDE = 64, 256
+KNOWN = {(680, 10): (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (2240, 10): (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}
 Shapes = Mapping[str, tuple[int, ...]]
+log = logging.getLogger(__name__)
 
 
 def transformer_shape(checkpoint: Checkpoint, what: str, schedule: Schedule | None = None) -> TransformerShape:
@@ -35,6 +38,7 @@ def transformer_shape(checkpoint: Checkpoint, what: str, schedule: Schedule | No
     """
     shapes = checkpoint.shapes
     width, code_width = _dimensions(shapes, "word_embed.weight", 2, what)
+    _check_generation(shapes, what)
     shape = TransformerShape(
         depth=_count(shapes, "blocks.", MAX_BLOCKS, what),
         width=width,
@@ -137,7 +141,7 @@ def hollow(shape: TransformerShape | VqvaeShape) -> Transformer | Vqvae:
 def released_shape(depth: int) -> TransformerShape:
     """A released VAR of this depth: width 64·depth, ImageNet classes; depth 36 is the 512×512 model."""
     large = depth == 36
-    sides = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32) if large else (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    sides = KNOWN[2240 if large else 680, 10]
     return TransformerShape(depth, 64 * depth, depth, 256 * depth, 4096, 32, 1000, large, Schedule(sides))
 
 
@@ -146,10 +150,30 @@ def released_vqvae_shape(channels: int = 160) -> VqvaeShape:
     return VqvaeShape(channels, (1, 1, 2, 2, 4), 2, 3, 32, 4096, 4)
 
 
+def _check_generation(shapes: Shapes, what: str) -> None:
+    """Refuse a transformer whose attention is not the released models'."""
+    blocks = [key for key in shapes if key.startswith("blocks.") and key.endswith(".attn.mat_qkv.weight")]
+    if blocks and not any(key.endswith(".scale_mul_1H11") for key in shapes):
+        raise CheckpointError(
+            f"the {what}'s checkpoint has no blocks.0.attn.scale_mul_1H11: it is a VAR of the first generation, or was "
+            f"trained with attn_l2_norm=False: attention that takes queries and keys as they are, where the released models "
+            f"normalise them and learn a scale. Take today's weights (--{what} d16 fetches them), or train with "
+            f"attn_l2_norm=True"
+        )
+
+
 def _schedule(checkpoint: Checkpoint, what: str) -> Schedule:
-    """Patch sides from the buffer that holds the level of every position."""
+    """Patch sides from the buffer that holds the level of every position, or of a released model from its positions."""
     shape = checkpoint.shapes.get("lvl_1L")
     if shape is None:
+        positions, scales = (checkpoint.shapes.get(key, ()) for key in ("pos_1LC", "lvl_embed.weight"))
+        if len(positions) == 3 and len(scales) == 2 and (known := KNOWN.get((positions[1], scales[0]))):
+            log.warning(
+                "the %s's checkpoint has no lvl_1L, which tells its scales; with %d positions on %d scales it is taken for "
+                "the released schedule %s; give --schedule if it has another",
+                *(what, positions[1], scales[0], ",".join(map(str, known))),
+            )
+            return Schedule(known)
         raise CheckpointError(f"the {what}'s checkpoint has no lvl_1L, which tells its scales: give --schedule 1,2,3,…")
     if not 1 <= math.prod(shape) <= MAX_DIMENSION:
         raise CheckpointError(

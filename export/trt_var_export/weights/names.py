@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trt_var.bundle.manifest import Role
 from trt_var.errors import CheckpointError, UsageError
-from trt_var_export.weights.checkpoint import Checkpoint, RandomWeights, Safetensors, shown
+from trt_var_export.weights.checkpoint import Checkpoint, RandomWeights, shown
 from trt_var_export.weights.sources import CODE, VAR
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def as_metadata(names: Sequence[str] | None) -> dict[str, str]:
 def _carried(checkpoint: Checkpoint, classes: int) -> list[str] | None:
     if checkpoint.origin.get("repository") in (VAR[0], CODE[0]):
         return imagenet_names()
-    text = checkpoint.metadata.get(KEY) if isinstance(checkpoint, Safetensors) else None
+    text = checkpoint.metadata.get(KEY)
     if text is None:
         return None
     try:

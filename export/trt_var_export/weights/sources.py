@@ -24,37 +24,56 @@ CODE = ("Zigeng/VAR_CoDe", "main")  # no commit pinned yet; the one that was use
 RELEASED = {f"d{depth}": f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)}
 RELEASED_VAE = "vae_ch160v4096z32.pth"
 FINETUNED = (6, 7, 8, 9)
-SUFFIXES = (".pth", ".pt", ".safetensors")
 MAX_DEPTH, MAX_CHANNELS, SEED_DIGITS = 64, 512, 18
 RANDOM_SEEDS: dict[Part, int] = {"drafter": 0, "refiner": 1, "vae": 2}
 
 
-def resolve(text: str, part: Part, finetuned: int | None = None) -> Checkpoint:
+def resolve(text: str, part: Part, finetuned: int | None = None, key: str | None = None) -> Checkpoint:
     """Open what a command line names.
 
     Args:
-        text: ``d16`` … ``d36`` or ``default`` (the released VQVAE); a path; ``random:d30[:SEED]``, for the VQVAE
-            ``random[:SEED]`` or ``random:ch32[:SEED]``.
+        text: ``d16`` … ``d36`` or ``default`` (the released VQVAE); a file, shard, index or folder of weights, whatever it
+            is called; ``random:d30[:SEED]``, for the VQVAE ``random[:SEED]`` or ``random:ch32[:SEED]``.
         finetuned: take the released pair that CoDe tuned for this N instead of the plain d30 and d16; files are taken
             as they are.
+        key: where in a file to look that holds several models, as ``checkpoint.open_checkpoint`` takes it.
 
     Raises:
         UsageError: a name that is none of these.
         CheckpointError: cannot be fetched or read.
     """
     text = os.path.expanduser(text)  # noqa: PTH111 - not every name is a path
-    if text.split(":")[0] == "random":
+    is_random, is_file = text.split(":")[0] == "random", _is_file(text)
+    is_released = text == "default" if part == "vae" else text in RELEASED
+    if key is not None and (is_random or (is_released and not finetuned)):
+        raise UsageError(f"--{part}-key {shown(key)} looks into a file; --{part} {shown(text)} is none")
+    if is_random:
         return _random(text, part)
-    if part == "vae" and text == "default":
+    if part == "vae" and is_released:
         return _fetch(*VAR, RELEASED_VAE, part)
-    if part != "vae" and finetuned is not None and Path(text).suffix not in SUFFIXES:
+    if part != "vae" and finetuned is not None and (is_released or not is_file):
         return _fetch_finetuned(text, part, finetuned)
-    if part != "vae" and text in RELEASED:
+    if is_released:
         return _fetch(*VAR, RELEASED[text], part)
-    if Path(text).suffix not in SUFFIXES:
+    if not is_file:
         names = "default, random" if part == "vae" else f"{', '.join(RELEASED)}, random:dN"
-        raise UsageError(f"--{part} {shown(text)!r} is neither a released name ({names}) nor a .pth or .safetensors file")
-    return open_checkpoint(Path(text), "vae_local" if part == "vae" else "var_wo_ddp")
+        raise UsageError(
+            f"--{part} {shown(text)!r} is neither a released name ({names}) nor a file or folder of weights that is there"
+        )
+    return open_checkpoint(Path(text), _part(part), key, f"--{part}-key")
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text means a path: there is one, or it is written as one."""
+    try:
+        return bool(text) and (Path(text).suffix != "" or "/" in text or "\\" in text or Path(text).exists())
+    except (OSError, ValueError):
+        return False
+
+
+def _part(part: Part) -> str:
+    """What VAR's training calls it."""
+    return "vae_local" if part == "vae" else "var_wo_ddp"
 
 
 def _fetch_finetuned(text: str, part: Part, finetuned: int) -> Checkpoint:
@@ -69,7 +88,7 @@ def _fetch_finetuned(text: str, part: Part, finetuned: int) -> Checkpoint:
 
 def _fetch(repository: str, revision: str, name: str, part: Part) -> Checkpoint:
     path = fetch(repository, revision, name)
-    checkpoint = open_checkpoint(path, "vae_local" if part == "vae" else "var_wo_ddp")
+    checkpoint = open_checkpoint(path, _part(part))
     checkpoint.origin = {"repository": repository, "revision": path.parent.name, "path": name}
     return checkpoint
 

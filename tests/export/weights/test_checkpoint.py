@@ -181,8 +181,8 @@ class Trap:
         ([1, 2], "holds no state dict"),
         ({"a": 1}, "holds no state dict"),
         ({"trainer": {"other": {}}}, "holds no state dict"),
-        ({1: torch.ones(1)}, "names a tensor 1"),
-        ({("a", 1): torch.ones(1)}, "whose names are text"),
+        ({1: torch.ones(1)}, "another kind of model.*begins with 1"),
+        ({("a", 1): torch.ones(1)}, "another kind of model"),
         ({"a": torch.ones(1).expand(10**12)}, r"a tensor a \[1000000000000\] of more"),
         ({"a": torch.eye(3).to_sparse()}, "no dense values for a"),
     ],
@@ -210,12 +210,16 @@ def test_malformed_pickles_run_nothing(tmp_path: Path, pickled: bytes) -> None:
 
 def test_files_of_other_formats(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
-    torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match="legacy format, from before torch 1.6; save it again"):
-        open_checkpoint(path, "var_wo_ddp")
-    path.write_text("version https://git-lfs")
-    with pytest.raises(CheckpointError, match="begins with b'version '; expected the zip file"):
-        open_checkpoint(path, "var_wo_ddp")
+    for content, expected in (
+        (b"version https://git-lfs.github.com/spec/v1", "pointer of Git LFS.*git lfs pull"),
+        (b"<!DOCTYPE html>", "is a web page"),
+        (b"\x1f\x8b\x08\0", "compressed by gzip"),
+        (b"weights", "begins with b'weights'; expected a safetensors file, or the zip file"),
+        (b"", "is empty"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=expected):
+            open_checkpoint(path, "var_wo_ddp")
 
 
 def test_weights_that_are_no_floats() -> None:
@@ -276,7 +280,7 @@ def test_released_weights_honour_offline(monkeypatch: pytest.MonkeyPatch, tmp_pa
         asked.append((repository, name, revision))
         folder = tmp_path / "snapshots" / "abc123"
         folder.mkdir(parents=True, exist_ok=True)
-        return str(save_checkpoint(random_weights(TOY_DRAFTER, 0), folder / name))
+        return str(save_checkpoint(random_weights(TOY_VAE if "vae" in name else TOY_DRAFTER, 0), folder / name))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     checkpoint = sources.resolve("d30", "drafter")

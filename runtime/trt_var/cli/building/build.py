@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_var.cli.building import calibrate, engines
+from trt_var.cli.building.weights import FILE, KEYS, add_keys
 from trt_var.cli.progress import Bars
 from trt_var.files.paths import expanded
 
@@ -25,12 +26,13 @@ def add(subparsers: Any, name: str) -> None:
         description="Export drafter, refiner and VQVAE to ONNX, compare every graph with the PyTorch model, and write "
         "a bundle that runs without PyTorch.",
     )
-    names = "d16, d20, d24, d30, d36 (fetched from Hugging Face), a .pth or .safetensors file, or random:dN[:SEED]"
+    names = f"d16, d20, d24, d30, d36 (fetched from Hugging Face), {FILE}, or random:dN[:SEED]"
     parser.add_argument("--drafter", required=True, metavar="MODEL", help=f"draws the first scales: {names}")
     parser.add_argument("--refiner", metavar="MODEL", help="draws the others; leave it out for plain VAR")
     parser.add_argument(
         "--vae", default="default", metavar="MODEL", help="the released VQVAE (default), a file, or random[:SEED]"
     )
+    add_keys(parser)
     parser.add_argument(
         "--finetuned",
         type=int,
@@ -66,7 +68,7 @@ def _build(options: argparse.Namespace) -> None:
     tuned = None if options.finetuned is None else f"n{options.finetuned}"
     names = [_short(name) for name in (options.drafter, options.refiner, tuned) if name]
     out = options.out or Path("engines") / "-".join(names)
-    fields = ("drafter", "refiner", "vae", "precision", "max_top_k", "finetuned", "schedule", "force", "compare")
+    fields = ("drafter", "refiner", "vae", "precision", "max_top_k", "finetuned", "schedule", "force", "compare", *KEYS)
     started = time.monotonic()
     recipe = Recipe(out=out, class_names=options.class_names, **{field: getattr(options, field) for field in fields})
     if options.precision == "int8":

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from trt_var.backends.installed import needed
+from trt_var.cli.building.weights import FILE, KEYS, add_keys
 from trt_var.files.paths import expanded
 
 
@@ -17,10 +18,11 @@ def add(subparsers: Any, name: str) -> None:
         "others, following the data and the drafter's distribution. Goes on from its checkpoints when run again. Build the "
         "result with: trt-var build --drafter OUT/drafter.safetensors --refiner OUT/refiner.safetensors --finetuned N.",
     )
-    models = "a released name, a .pth or .safetensors file, or random:dN"
+    models = f"a released name, {FILE}, or random:dN"
     parser.add_argument("--drafter", required=True, metavar="MODEL", help=models)
     parser.add_argument("--refiner", required=True, metavar="MODEL", help=models)
     parser.add_argument("--vae", default="default", metavar="MODEL", help="the released VQVAE (default), or a file")
+    add_keys(parser)
     parser.add_argument(
         "--data",
         type=expanded,
@@ -58,7 +60,7 @@ def _finetune(options: argparse.Namespace) -> None:
         from trt_var_training.finetune import Job, finetune
     names = ("drafter", "refiner", "vae", "data", "n_draft", "out", "steps", "batch_size", "learning_rate", "flip", "seed")
     more = {"device": options.device, "class_names": options.class_names, "verify": options.verify}
-    finetune(Job(**{name: getattr(options, name) for name in names}, **more), print)
+    finetune(Job(**{name: getattr(options, name) for name in (*names, *KEYS)}, **more), print)
     print(
         f"{options.out}: next: trt-var build --drafter {options.out}/drafter.safetensors --refiner "
         f"{options.out}/refiner.safetensors --vae {options.vae} --finetuned {options.n_draft}"
