@@ -52,7 +52,7 @@ class Pipeline:
 
     def __init__(self, bundle: Bundle, backend: Backend, *, batch_invariant: bool = False) -> None:
         self._bundle: Bundle | None = bundle
-        self._alone = batch_invariant
+        self._described, self._alone = bundle.manifest, batch_invariant  # both told of after closing, too
         self._backend = backend
         self._lock = threading.Lock()
         self._transformers: dict[tuple[Role, bool], Transformer] = {}
@@ -70,7 +70,7 @@ class Pipeline:
             backend: ``auto``, ``tensorrt``, ``openvino`` or ``onnxruntime``; or ``exact``, float32 arithmetic on ONNX
                 Runtime's CPU provider, what the golden vectors of the published models are compared with.
             batch_invariant: draw every image by itself, so that it is the same whatever is asked for beside it, in any
-                order and number, in any arithmetic (docs/sampling.md). Slower where there are several.
+                order and number, in any arithmetic (docs/decoding.md). Slower where there are several.
 
         Raises:
             BundleError: missing, damaged or newer bundle.
@@ -124,7 +124,7 @@ class Pipeline:
     @property
     def exact(self) -> bool:
         """Whether everything is computed in float32."""
-        return is_exact(self.manifest, self.engine)
+        return is_exact(self._described, self.engine)
 
     @property
     def batch_invariant(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
@@ -20,8 +20,14 @@ MAX_CFG = 100.0
 MAX_TEMPERATURE = 100.0
 MIN_TEMPERATURE = 1e-3
 MIN_TOP_P = 1e-6
-TOP_K = 600
 MOST_SCALES = 64
+
+
+class _Preferred(int):
+    """A number that gives way to what a bundle can do; one that was asked for does not."""
+
+
+TOP_K = _Preferred(600)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Sampling:
     """
 
     cfg: float = 1.5
-    top_k: int | None = None
+    top_k: int = TOP_K
     top_p: float = 0.96
     temperature: float | tuple[float, ...] = 1.0
     more_smooth: bool = False
@@ -52,7 +58,8 @@ class Sampling:
 
     def as_json(self) -> str:
         """As a JSON object, which ``from_json`` reads."""
-        return msgspec.json.encode(self).decode()
+        given = {name: value for name, value in asdict(self).items() if not isinstance(value, _Preferred)}
+        return msgspec.json.encode(given).decode()
 
     @classmethod
     def from_json(cls, data: str | bytes | Mapping[str, Any]) -> Sampling:
@@ -81,8 +88,8 @@ class Sampling:
     def resolved(self, vocabulary: int, max_top_k: int) -> Sampling:
         """With numbers in place of what stands for them, for a bundle whose graphs keep ``max_top_k`` tokens at most."""
         top_k = self.top_k
-        if top_k is None:
-            top_k = min(TOP_K, vocabulary, max_top_k)
+        if isinstance(top_k, _Preferred):
+            top_k = int(min(top_k, vocabulary, max_top_k))
         elif top_k == 0 and not isinstance(top_k, bool):
             top_k = max_top_k
             if max_top_k < vocabulary:
@@ -97,7 +104,8 @@ class Sampling:
         """
         if not lies_in(self.cfg, 0, MAX_CFG):
             raise UsageError(f"cfg is {shown(self.cfg)}; expected a number from 0 to {MAX_CFG:g}")
-        if self.top_k is not None and not (lies_in(self.top_k, 0, max_top_k) and isinstance(self.top_k, int)):
+        most = self.top_k if isinstance(self.top_k, _Preferred) else max_top_k
+        if not (lies_in(self.top_k, 0, most) and isinstance(self.top_k, int)):
             raise UsageError(
                 f"top_k is {shown(self.top_k)}; this bundle takes 1 to {max_top_k}, whole numbers, or 0 for all of these "
                 "(build with a larger --max-top-k for more)"
@@ -116,7 +124,7 @@ class Sampling:
             raise UsageError(f"more_smooth is {shown(self.more_smooth)}; expected True or False")
 
 
-PRESETS = {"default": Sampling(), "code": Sampling(top_k=TOP_K), "var": Sampling(top_k=900)}
+PRESETS = {"default": Sampling(), "code": Sampling(top_k=int(TOP_K)), "var": Sampling(top_k=900)}
 
 
 def preset(name: str, scales: int, vocabulary: int, max_top_k: int | None = None) -> Sampling:
@@ -133,7 +141,7 @@ def preset(name: str, scales: int, vocabulary: int, max_top_k: int | None = None
     base = PRESETS[name]
     warm = max(scales - 3, 0) if name == "code" else 0
     temperature = (1.1,) * warm + (1.0,) * (scales - warm) if warm else 1.0
-    if base.top_k is None:
+    if isinstance(base.top_k, _Preferred):
         return base.resolved(vocabulary, max_top_k or vocabulary)
     return replace(base, top_k=min(base.top_k, vocabulary), temperature=temperature)
 

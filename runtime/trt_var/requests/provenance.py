@@ -97,7 +97,7 @@ def is_exact(manifest: Manifest, engine: str) -> bool:
 
 
 def promise(alone: bool, exact: bool) -> str:
-    """What can be relied on of an image drawn in one batch and in another (docs/sampling.md)."""
+    """What can be relied on of an image drawn in one batch and in another (docs/decoding.md)."""
     if alone:
         return "every image drawn by itself, the same whatever is drawn with it"
     if exact:

@@ -69,7 +69,7 @@ def test_mistakes(
     ("options", "message"),
     [
         (["--n-draft", "0,7"], "n_draft is 7"),
-        (["--seed", str(2**63 - 41)], "seeds must lie"),
+        (["--seed", str(2**64 - 41)], "seeds must lie"),
         (["--seed", "-1"], "seeds must lie"),
         (["--top-k", "257"], "top_k is 257"),
         (["--more-smooth"], "at most 16 images"),
@@ -88,7 +88,7 @@ def test_everything_is_looked_at_before_the_first_image(
         raise AssertionError("drawn")
 
     if options[0] == "--seed" and kind[0] != "--rounds":
-        options = [options[0], str(2**63 - 1)]
+        options = [options[0], str(2**64 - 1)]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Pipeline, "_draw", drawn)
     assert main([*FILES, *kind, *options]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -37,7 +38,8 @@ def test_run_writes_what_was_asked_for(toy_bundle: Path, tmp_path: Path) -> None
     assert result.returncode == 0, result.stderr
     assert "ONNX Runtime" in result.stdout
     arrays = np.load(tmp_path / "arrays.npz")
-    assert {name: (arrays[name].shape, arrays[name].dtype.name) for name in arrays} == {
+    assert json.loads(str(arrays["record"]))["n_draft"] == 2
+    assert {name: (arrays[name].shape, arrays[name].dtype.name) for name in arrays if name != "record"} == {
         "images": ((5, 8, 8, 3), "uint8"),
         "tokens": ((5, 30), "uint16"),
         "labels": ((5,), "int64"),
@@ -95,8 +97,8 @@ def test_presets_and_names(golden_bundle: Path, tmp_path: Path) -> None:
         (["--labels", "dog"], "not a class"),
         (["--labels", ""], "0 labels"),
         (["--top-k", "97"], "takes 1 to 96"),
-        (["--top-k", "0"], "top_k is 0"),
-        (["--top-p", "0"], "top_p is 0"),
+        (["--top-k", "-1"], "top_k is -1"),
+        (["--top-p", "-1"], "top_p is -1"),
         (["--top-p", "1.01"], "top_p is 1.01"),
         (["--n-draft", "5"], "expected 0 to 4"),
         (["--n-draft", "-1"], "expected 0 to 4"),
