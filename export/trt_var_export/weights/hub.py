@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trt_var.backends.failures import reason
+from trt_var.backends.installed import trouble
 from trt_var.errors import CheckpointError
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
 TIMEOUTS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+INSTALL = "pip install 'trt-var[export]'"
 SHOWN = 5  # revisions
 
 
@@ -37,8 +39,8 @@ def fetch(repository: str, revision: str, name: str) -> Path:
 
 def _reason(error: Exception) -> str:
     """The first line, without passwords; of what lies below where the hub only says that something did."""
-    if isinstance(error, ModuleNotFoundError) and error.name == "huggingface_hub":
-        return "huggingface_hub is not installed: pip install 'trt-var[export]'"
+    if isinstance(error, ImportError) and (error.name or "").startswith("huggingface_hub"):
+        return f"huggingface_hub {trouble(error, ('huggingface_hub',), INSTALL)}"
     below = error.__cause__ if type(error).__name__ == "LocalEntryNotFoundError" else None
     said = reason(below or error)
     for setting in (*PROXIES, "HF_ENDPOINT"):

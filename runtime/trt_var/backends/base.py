@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from trt_var.backends.failures import failure
+
 
 class Buffer(Protocol):
     """Memory where the backend's graphs read and write: a NumPy array, or an array on a device.
@@ -150,10 +152,16 @@ class HostMemory:
     cache_dtype: np.dtype[Any] | None = None
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
-        return np.empty(shape, dtype)
+        try:
+            return np.empty(shape, dtype)
+        except MemoryError as error:
+            raise failure("drawing failed", error) from error
 
     def upload(self, array: NDArray[Any]) -> Buffer:
-        return np.array(array, order="C")  # a copy: engines refuse read-only memory
+        try:
+            return np.array(array, order="C")  # a copy: engines refuse read-only memory
+        except MemoryError as error:
+            raise failure("drawing failed", error) from error
 
     def download(self, buffer: Buffer) -> NDArray[Any]:
         return np.asarray(buffer)

@@ -8,8 +8,8 @@ from trt_var.errors import BackendError
 
 MORE = "give the process more (ulimit -v, the container's limit)"
 _MEMORY = re.compile(
-    r"bad_alloc|out.of.memory|(cannot|can't|could not|failed to|unable to) (re)?(allocate|map)|allocation failed"
-    r"|Resource temporarily unavailable",
+    r"bad_alloc|out.of.memory|(cannot|can't|could not|failed to|unable to) (re)?(alloc|map)|allocation failed"
+    r"|Resource temporarily unavailable|failed to map segment",
     re.IGNORECASE,
 )
 

@@ -47,7 +47,7 @@ def trouble(error: BaseException, packages: tuple[str, ...], install: str) -> st
     if out_of_memory(error):
         return f"cannot be loaded for want of memory ({said}); {MORE}"
     again = install.replace("install", "install --force-reinstall", 1)
-    return f"is not usable, its package is broken ({said}); reinstall it: {again}"
+    return f"is not usable, what is installed is broken ({said}); reinstall it: {again}"
 
 
 def is_missing(error: BaseException, packages: tuple[str, ...]) -> bool:

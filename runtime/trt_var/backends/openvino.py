@@ -65,7 +65,7 @@ class OpenVinoGraph(forks.Native):
             for name, buffer in {**inputs, **outputs}.items():
                 request.set_tensor(name, _tensor(np.asarray(buffer)))
             request.infer()
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:  # RuntimeErrors, MemoryErrors, and TypeErrors of its bindings
             raise failure("OpenVINO failed", error, last=True) from error
 
 
@@ -97,7 +97,7 @@ class OpenVino(HostMemory):
             if self.cache_dtype:
                 model = _short_cache(model)
             return OpenVinoGraph(core.compile_model(model, "CPU", options))
-        except (RuntimeError, MemoryError, OSError) as error:
+        except Exception as error:  # as above
             raise failure(f"OpenVINO cannot load {path}", error, last=True) from error
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from trt_var import __version__
+from trt_var.backends.installed import trouble
 from trt_var.cli import commands
 from trt_var.cli.embedded import messages, readable_streams, terminable
 from trt_var.errors import TrtVarError, UsageError, printable
@@ -60,6 +61,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return FAILURE
     except MemoryError as error:
         return _complain(command, f"out of memory; ask for a smaller batch or fewer images {error}".rstrip(), FAILURE)
+    except ImportError as error:  # NumPy, Pillow and the like; what is optional has a message of its own
+        return _complain(command, f"a package that this needs {trouble(error, (), 'pip install trt-var')}", FAILURE)
     except (OSError, UnicodeError, RecursionError) as error:
         return _complain(command, f"{type(error).__name__}: {error}", FAILURE)
     return 0
