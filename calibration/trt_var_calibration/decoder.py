@@ -48,6 +48,7 @@ def quantise_decoder(bundle: Bundle, maps: NDArray[np.float32], folder: Path) ->
     Returns:
         PSNR of the pictures of ``maps`` against the float decoder's, in decibels, over all of them.
     """
+    # it imports tools of onnx, which take a second
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     graph = bundle.manifest.decoder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,13 @@ from numpy.typing import NDArray
 
 from trt_var.backends import choosing as backends
 from trt_var.backends import forks
-from trt_var.backends.base import Backend, Graph
-from trt_var.bundle.manifest import Manifest, Role
+from trt_var.backends.base import Backend
+from trt_var.bundle.manifest import Manifest
 from trt_var.bundle.memory import DECODER_BATCH, MAX_BATCH
 from trt_var.bundle.opening import Bundle
 from trt_var.decoding.editing import encode, psnr, region
-from trt_var.decoding.loop import Chain, Transformer, render
+from trt_var.decoding.loop import Chain, render
+from trt_var.decoding.models import Models
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import UsageError
 from trt_var.pictures.given import as_image, as_images, as_mask
@@ -51,14 +51,9 @@ class Pipeline:
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, *, batch_invariant: bool = False) -> None:
-        self._bundle: Bundle | None = bundle
-        self._described, self._alone = bundle.manifest, batch_invariant  # both told of after closing, too
-        self._backend = backend
-        self._lock = threading.Lock()
-        self._transformers: dict[tuple[Role, bool], Transformer] = {}
-        self._graphs: dict[str, Graph] = {}
+        self._models, self._backend, self._alone = Models(bundle, backend), backend, batch_invariant
         self._origin: Origin | None = None
-        forks.follow(self)
+        forks.follow(self._models)
         self._names = bundle.class_names()
 
     @classmethod
@@ -83,14 +78,7 @@ class Pipeline:
         return pipeline
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reduce(type(self), self._origin, closed=self._bundle is None)
-
-    def after_fork(self) -> None:
-        """Called in a forked child: the parent's models are of no use there, and its lock may never be given back."""
-        self._lock = threading.Lock()
-        self._transformers, self._graphs = {}, {}
-        if self._bundle:
-            self._bundle = Bundle(self._bundle.path, self._bundle.manifest)
+        return reduce(type(self), self._origin, closed=self._models.closed)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -100,16 +88,12 @@ class Pipeline:
 
     def close(self) -> None:
         """Release the loaded models; calls that are under way finish."""
-        with self._lock:
-            self._bundle = None
-            self._transformers.clear()
-            self._graphs.clear()
-            self._backend.close()
+        self._models.close()
 
     @property
     def manifest(self) -> Manifest:
         """What the bundle holds."""
-        return self._open().manifest
+        return self._models.open().manifest
 
     @property
     def backend(self) -> str:
@@ -124,7 +108,7 @@ class Pipeline:
     @property
     def exact(self) -> bool:
         """Whether everything is computed in float32."""
-        return is_exact(self._described, self.engine)
+        return is_exact(self._models.manifest, self.engine)
 
     @property
     def batch_invariant(self) -> bool:
@@ -222,8 +206,7 @@ class Pipeline:
             BackendError: the engine failed.
         """
         pixels = as_images(images, self.manifest.image_side)
-        with self._lock:
-            chain = Chain(self._backend, self.manifest, {}, (), self._load(self.manifest.decoder.onnx))
+        chain = self._models.renderer()
         redrawn, tokens = np.empty_like(pixels), []
         size = 1 if self._alone else min(DECODER_BATCH, self._backend.padded(DECODER_BATCH))
         for piece in (slice(start, start + size) for start in range(0, len(pixels), size)):
@@ -235,10 +218,8 @@ class Pipeline:
 
     def _encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Tokens and f_hats of images; the last is repeated where the backend's batches are larger."""
-        with self._lock:
-            encoder = self._load(self.manifest.encoder.onnx, exact=True)
         fill = [min(i, len(images) - 1) for i in range(self._backend.padded(len(images)))]
-        return encode(self._backend, encoder, self.manifest, images[fill])
+        return encode(self._backend, self._models.encoder(), self.manifest, images[fill])
 
     def _draw(self, run: Run, batch_size: int, progress: Callable[[int], object] | None) -> Generation:
         batch_size = 1 if self._alone else check_batch_size(batch_size)
@@ -278,36 +259,4 @@ class Pipeline:
 
         With ``smooth`` they are others, which hold the weights a second time if both are used.
         """
-        manifest = self.manifest
-        used: dict[Role, bool] = {"drafter": n_draft > 0, "refiner": n_draft < len(manifest.schedule)}
-        with self._lock:
-            for role in (role for role in used if used[role]):
-                if (role, smooth) not in self._transformers:
-                    self._transformers[role, smooth] = self._load_transformer(role, smooth)
-            quantiser = tuple(self._load(graph.onnx, exact=True) for graph in manifest.quantiser)
-            decoder = self._load(manifest.decoder.onnx)
-            smoothing = tuple(self._load(graph.onnx, exact=True) for graph in manifest.smooth or () if smooth)
-            loaded = {role: model for (role, logits), model in self._transformers.items() if logits == smooth}
-            return Chain(self._backend, manifest, loaded, quantiser, decoder, smoothing)
-
-    def _load_transformer(self, role: Role, smooth: bool) -> Transformer:
-        bundle = self._open()
-        model = bundle.manifest.models[role]
-        conditions = bundle.conditions(role)
-        step = self._backend.load(bundle.graph(model.logits if smooth and model.logits else model.step))
-        return Transformer(step, conditions, model.depth, model.heads)
-
-    def _load(self, name: str, exact: bool = False) -> Graph:
-        """Load a graph of the VQVAE once; the lock is held."""
-        if name not in self._graphs:
-            bundle = self._open()
-            manifest = bundle.manifest
-            vqvae = (*manifest.quantiser, *(manifest.smooth or ()), manifest.decoder, manifest.encoder)
-            graphs = {graph.onnx: graph for graph in vqvae}
-            self._graphs[name] = self._backend.load(bundle.graph(graphs[name]), exact=exact)
-        return self._graphs[name]
-
-    def _open(self) -> Bundle:
-        if self._bundle is None:
-            raise UsageError("this pipeline is closed; load the bundle again")
-        return self._bundle
+        return self._models.chain(n_draft, smooth)

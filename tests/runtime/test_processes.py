@@ -76,7 +76,7 @@ def grandchild():
 if busy:  # threads that draw, and one that holds the lock for good
     for _ in range(2):
         threading.Thread(target=lambda: [pipeline.generate([1, 2]) for _ in range(1000)], daemon=True).start()
-    threading.Thread(target=lambda: [pipeline._lock.acquire(), threading.Event().wait()], daemon=True).start()
+    threading.Thread(target=lambda: [pipeline._models._lock.acquire(), threading.Event().wait()], daemon=True).start()
 for action in (leave, close, delete, generate, go_on, grandchild):
     child = os.fork()
     if child == 0:
@@ -169,7 +169,10 @@ def draw(pipeline: Pipeline, label: int) -> Generation:
 def test_every_start_method(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run beside the test's own process, which has threads of its own."""
     script = "import sys; from test_processes import pool; pool(sys.argv[1])"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+    }
     command = [sys.executable, "-c", f"if __name__ == '__main__':\n {script}", method]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert result.returncode == 0, result.stderr
@@ -182,4 +185,4 @@ def pool(method: str) -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as workers:
         there = [task.result() for task in [workers.submit(draw, pipeline, label) for label in (3, 4)]]
     assert np.array_equal(here.images, there[0].images)
-    print(*(result.labels for result in there))
+    sys.stdout.write(" ".join(str(result.labels) for result in there) + "\n")

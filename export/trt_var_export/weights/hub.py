@@ -27,7 +27,7 @@ def fetch(repository: str, revision: str, name: str) -> Path:
     # the hub's client raises families of its own, of HTTP libraries that have changed before, and plain ImportErrors and
     # ValueErrors for proxies and addresses that these do not take; even importing it reads settings
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download  # see above
 
         return Path(hf_hub_download(repository, name, revision=revision))
     except Exception as error:
@@ -75,7 +75,7 @@ def _without_password(value: str) -> str:
 def _cached(repository: str, name: str) -> str:
     """Other revisions of a file that an earlier download left, each of which can be given as a file."""
     try:
-        from huggingface_hub import constants
+        from huggingface_hub import constants  # reads settings, and may fail
 
         snapshots = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
         there = sorted(path for path in snapshots.glob(f"*/{name}") if path.is_file())

@@ -90,7 +90,7 @@ class Safetensors:
     """
 
     def __init__(self, path: Path) -> None:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError, safe_open  # files of torch's own format do without
 
         try:
             self._file: Any = safe_open(path, framework="pt")

@@ -1,4 +1,4 @@
-"""Picture files: reading given ones, writing drawn ones."""
+"""Picture files: reading given ones, writing drawn ones. Pillow is imported once there is one: arrays do without."""
 
 from trt_var.pictures.reading import Box, Picture, box_mask, read_mask, read_picture
 

@@ -52,7 +52,7 @@ class Generation(_Result):
 
     def to_pil(self) -> list[Image]:
         """The images as Pillow images."""
-        from PIL import Image
+        from PIL import Image  # results are arrays for those who never ask
 
         return [Image.fromarray(pixels) for pixels in self.images]
 
