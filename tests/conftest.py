@@ -25,7 +25,7 @@ def golden_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = {
         part: str(save_checkpoint(golden_weights(part), folder / f"{part}.pth")) for part in ("drafter", "refiner", "vae")
     }
-    return build(Recipe(**parts, out=folder / "bundle"))
+    return build(Recipe(**parts, out=folder / "bundle", class_names="imagenet"))
 
 
 @pytest.fixture(scope="session")

@@ -45,8 +45,8 @@ def _resolve(label: int | str, index: dict[str, list[int]], names: Sequence[str]
         raise UsageError(f"label {text!r} names several classes: {listed}; give the number")
     if not names:
         raise UsageError(
-            f"label {text!r} is a name, and this bundle has none for its classes; give a number from 0 to {classes - 1}, or "
-            "build the bundle with --class-names"
+            f"label {text!r} is not a class of this bundle, which has no names for its classes; give a number "
+            f"from 0 to {classes - 1}, or build the bundle with --class-names"
         )
     close = difflib.get_close_matches(_fold(text), index, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"give a number from 0 to {classes - 1}"

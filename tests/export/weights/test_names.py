@@ -48,7 +48,9 @@ def test_a_thousand_classes_are_not_imagenets_by_themselves(
     opened = Workshop.open(Recipe(refiner=None, out=tmp_path / "bundle", **thousand), Silent())
     assert opened.names is None
     assert "if they are ImageNet's: --class-names imagenet" in caplog.text
-    with pytest.raises(UsageError, match=r"'otter' is a name, and this bundle has none.*0 to 999.*--class-names"):
+    with pytest.raises(
+        UsageError, match=r"'otter' is not a class of this bundle, which has no names.*0 to 999.*--class-names"
+    ):
         resolve([360, "otter"], opened.names or [], 1000)
 
 
