@@ -166,8 +166,7 @@ def draw(pipeline: Pipeline, label: int) -> Generation:
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_every_start_method(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run beside the test's own process, which has threads of its own."""
+def test_every_start_method(method: str) -> None:
     script = "import sys; from test_processes import pool; pool(sys.argv[1])"
     environment = {
         **os.environ,
@@ -176,7 +175,7 @@ def test_every_start_method(method: str, monkeypatch: pytest.MonkeyPatch) -> Non
     command = [sys.executable, "-c", f"if __name__ == '__main__':\n {script}", method]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == "[3] [4]\n"
+    assert result.stdout == "[[3], [4]]\n"
 
 
 def pool(method: str) -> None:
@@ -185,4 +184,4 @@ def pool(method: str) -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as workers:
         there = [task.result() for task in [workers.submit(draw, pipeline, label) for label in (3, 4)]]
     assert np.array_equal(here.images, there[0].images)
-    sys.stdout.write(" ".join(str(result.labels) for result in there) + "\n")
+    sys.stdout.write(f"{[result.labels.tolist() for result in there]}\n")
