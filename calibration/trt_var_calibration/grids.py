@@ -34,16 +34,17 @@ class Grid:
     def scale(self, magnitudes: NDArray[np.float32]) -> NDArray[np.float32]:
         """The scales that take largest magnitudes to the end of the grid, as their type holds them: never zero.
 
-        1 for what is nothing but zeros. Below the type's normal numbers, where its steps are coarse, rounded up, so that
-        nothing is cut off. float16's steps there are those of float16 weights, so nothing is lost; of float32 the smallest
-        normal number is the least, since processors may take smaller ones for zero. Infinite beyond the type's range.
+        Below the type's normal numbers, where its steps are coarse, rounded up, so that nothing is cut off. float16's steps
+        there are those of float16 weights, so nothing is lost; of float32 the smallest normal number is the least, since
+        processors may take smaller ones for zero. Zeros get the least too: ONNX Runtime may compute with offset integers,
+        and what is left of the offset grows with the scale. Infinite beyond the type's range.
         """
         wanted, limits = magnitudes.astype(np.float64) / self.largest, np.finfo(self.scales)
+        least = limits.tiny if self.scales == FLOAT32 else limits.smallest_subnormal
         with np.errstate(over="ignore"):
-            held = np.maximum(wanted, limits.tiny if self.scales == np.float32 else 0).astype(self.scales)
+            held = np.maximum(wanted, least).astype(self.scales)
         coarse = (held < limits.tiny) & (held < wanted)
-        held = np.where(coarse, np.nextafter(held, self.scales.type(np.inf)), held)
-        return np.where(magnitudes == 0, 1, held).astype(np.float32)
+        return np.where(coarse, np.nextafter(held, self.scales.type(np.inf)), held).astype(np.float32)
 
 
 INT8 = Grid(127, np.dtype(np.int8))

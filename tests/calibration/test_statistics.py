@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from trt_var import UsageError
 from trt_var.bundle.opening import Bundle
 from trt_var.errors import DataError
 from trt_var_calibration import migrate
+from trt_var_calibration.grids import GRIDS, Grid
 from trt_var_calibration.observe import Observed, observe
 from trt_var_calibration.statistics import BINS, ROWS, Statistics, entropy, minmax, percentile
 
@@ -42,6 +44,17 @@ class TestStatistics:
         assert 2.5 < entropy(found) < 30
         assert minmax(found) == 60
 
+    @pytest.mark.parametrize("largest", [0.0, 1e-45, 1e-40, 1e-37, 1e-20, 1e20, 3e38])
+    def test_ranges_of_any_size(self, largest: float) -> None:
+        """Zeros among them, and what grows from nothing to this."""
+        found = Statistics(2)
+        for share in (0.0, 1e-3, 1.0):
+            found.add("x", np.array([[0, -largest * share], [largest * share / 2, 0]], np.float32))
+        assert minmax(found) == np.float32(largest)
+        for method in (percentile, entropy):
+            assert 0 <= method(found) <= minmax(found)
+        assert percentile(found) == pytest.approx(largest, rel=0.01, abs=1e-44)
+
     def test_not_finite(self) -> None:
         with pytest.raises(DataError, match=r"the input of blocks\.1\.ffn\.fc2 is not finite"):
             Statistics(2).add("blocks.1.ffn.fc2", np.array([[1, np.nan]]))
@@ -55,6 +68,32 @@ class TestMigration:
         found, scale = migrate.quantise_weight(weight)
         assert found.min() >= -127
         assert_close((found * scale - weight) / np.abs(weight).max(0), 0 * weight, absolute=0.51 / 127)
+
+    @pytest.mark.parametrize("grid", GRIDS.values())
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32])
+    def test_scales_are_never_zero(self, grid: Grid, dtype: type[np.floating]) -> None:
+        """What a scale stands for stays on the grid, however small; zeros have one too."""
+        grid = replace(grid, scales=np.dtype(dtype))
+        largest = np.array([0, 1e-45, 1e-38, 1e-9, 1e-6, 1e-4, 1, 6e4], np.float32)
+        scale = grid.scale(largest)
+        assert (scale > 0).all() and (scale == scale.astype(dtype)).all()
+        assert (largest / scale <= grid.largest * 1.001).all()
+        assert (largest[5:] / scale[5:] > grid.largest / 4).all()
+        assert np.isinf(grid.scale(np.array([1e9], np.float32))) == (dtype is np.float16)
+
+    def test_channels_that_carry_nothing(self) -> None:
+        """What the pictures did not use is left alone, and what is left is migrated as if it were all."""
+        rng = np.random.default_rng(0)
+        values, weight = rng.standard_normal((50, 8)).astype(np.float32), rng.standard_normal((8, 4)).astype(np.float32)
+        values[:, 3] = 40 * values[:, 3]
+        whole, some = Statistics(8), Statistics(16)
+        whole.add("x", values)
+        some.add("x", np.concatenate((values, 0 * values), 1))
+        found = migrate.factors(some, np.concatenate((weight, weight)), 0.5)
+        assert_close(found[:8], migrate.factors(whole, weight, 0.5), relative=1e-6)
+        assert (found[8:] == 1).all()
+        assert (migrate.factors(some, np.zeros((16, 4), np.float32), 0.5) == 1).all()
+        assert (migrate.factors(Statistics(16), np.ones((16, 4), np.float32), 0.5) == 1).all()
 
     def test_outlier_channels(self) -> None:
         rng = np.random.default_rng(0)
