@@ -25,7 +25,7 @@ from trt_var_export.recipe import Precision, Progress, Recipe
 from trt_var_export.weights import sources
 from trt_var_export.weights.architecture import check_belonging, hollow, transformer_shape, unfilled, vqvae_shape
 from trt_var_export.weights.checkpoint import Checkpoint
-from trt_var_export.weights.health import examined
+from trt_var_export.weights.files.health import examined
 from trt_var_export.weights.names import known_names, told_names
 
 OPSET: dict[Precision, int] = {"fp32": 20, "fp16": 23}  # TensorRT fuses opset 23's Attention in float16 alone

@@ -16,7 +16,7 @@ from trt_var.errors import CheckpointError
 from trt_var.schedule import Schedule
 from trt_var_export.models.transformer import Transformer, TransformerShape
 from trt_var_export.models.vqvae import GROUPS, Vqvae, VqvaeShape
-from trt_var_export.weights.tensors import Checkpoint, check_keys, shown
+from trt_var_export.weights.files.tensors import Checkpoint, check_keys, shown
 
 MAX_BLOCKS, MAX_LEVELS, MAX_PHIS = 128, 16, 64
 MAX_DIMENSION = 1 << 20

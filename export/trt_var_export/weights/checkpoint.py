@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from trt_var.errors import CheckpointError
-from trt_var_export.weights.choosing import TRANSFORMER, VQVAE, choose
-from trt_var_export.weights.folders import open_all
+from trt_var_export.weights.files.choosing import TRANSFORMER, VQVAE, choose
+from trt_var_export.weights.files.folders import open_all
+from trt_var_export.weights.files.reading import read_torch
+from trt_var_export.weights.files.tensors import Checkpoint, StateDict, check_keys, shown
 from trt_var_export.weights.random_weights import RandomWeights
-from trt_var_export.weights.reading import read_torch
-from trt_var_export.weights.tensors import Checkpoint, StateDict, check_keys, shown
 
 __all__ = ["Checkpoint", "RandomWeights", "StateDict", "check_keys", "open_checkpoint", "read_torch", "shown"]
 KINDS = {"var_wo_ddp": TRANSFORMER, "vae_local": VQVAE}

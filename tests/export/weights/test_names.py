@@ -17,9 +17,9 @@ from trt_var.errors import CheckpointError
 from trt_var.requests.labels import resolve
 from trt_var_export.recipe import Recipe, Silent
 from trt_var_export.weights.checkpoint import RandomWeights, StateDict
+from trt_var_export.weights.files.tensors import Safetensors
 from trt_var_export.weights.names import as_metadata, imagenet_names, known_names, told_names
 from trt_var_export.weights.sources import CODE, VAR
-from trt_var_export.weights.tensors import Safetensors
 from trt_var_export.workshop import Workshop
 from trt_var_training.var import fresh_transformer
 from trt_var_training.weights import save_weights

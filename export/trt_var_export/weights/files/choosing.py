@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trt_var.errors import CheckpointError
-from trt_var_export.weights.tensors import Checkpoint, Renamed, shown
-from trt_var_export.weights.tree import NESTED
+from trt_var_export.weights.files.tensors import Checkpoint, Renamed, shown
+from trt_var_export.weights.files.tree import NESTED
 
 log = logging.getLogger(__name__)
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of torch.compile and others: no names

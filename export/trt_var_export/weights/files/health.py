@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from trt_var.errors import CheckpointError
+from trt_var_export.weights.files.tensors import Checkpoint, shown
 from trt_var_export.weights.random_weights import RandomWeights
-from trt_var_export.weights.tensors import Checkpoint, shown
 
 log = logging.getLogger(__name__)
 LARGEST_HALF = torch.finfo(torch.float16).max

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trt_var.errors import CheckpointError
-from trt_var_export.weights.reading import is_weights, open_file
-from trt_var_export.weights.tensors import Checkpoint, Joined, shown
+from trt_var_export.weights.files.reading import is_weights, open_file
+from trt_var_export.weights.files.tensors import Checkpoint, Joined, shown
 
 log = logging.getLogger(__name__)
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,5})-of-(?P<count>\d{1,5})(?P<suffix>\.[A-Za-z.]+)?", re.ASCII)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from trt_var.errors import CheckpointError
-from trt_var_export.weights.inert import Inert
-from trt_var_export.weights.tensors import shown
+from trt_var_export.weights.files.inert import Inert
+from trt_var_export.weights.files.tensors import shown
 
 MAX_NODES, MAX_DEPTH = 1 << 20, 64
 NESTED = "/"  # between the names of nested containers: model/module.blocks.0.ffn.fc1.weight

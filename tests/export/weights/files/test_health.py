@@ -19,7 +19,7 @@ from trt_var_export.graphs import verify
 from trt_var_export.graphs.conditions import write_conditions
 from trt_var_export.recipe import Recipe
 from trt_var_export.weights.checkpoint import StateDict
-from trt_var_export.weights.health import SMALLEST, examined
+from trt_var_export.weights.files.health import SMALLEST, examined
 
 Change = Callable[[dict[str, Tensor]], object]
 

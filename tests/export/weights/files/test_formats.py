@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from conftest import TOY_DRAFTER
 from helpers import random_weights
 from trt_var import CheckpointError
-from trt_var_export.weights import inert, sources
+from trt_var_export.weights import sources
 from trt_var_export.weights.architecture import transformer_shape
 from trt_var_export.weights.checkpoint import open_checkpoint, read_torch
+from trt_var_export.weights.files import inert
 
 WEIGHTS = random_weights(TOY_DRAFTER, 3)
 MODEL = {key: WEIGHTS.load(key) for key in WEIGHTS.shapes}

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from trt_var.bundle.opening import file_sha256
 from trt_var.errors import CheckpointError
-from trt_var_export.weights import inert
-from trt_var_export.weights.tensors import Checkpoint, Safetensors, StateDict, reason, shown
-from trt_var_export.weights.tree import Tree, flatten
+from trt_var_export.weights.files import inert
+from trt_var_export.weights.files.tensors import Checkpoint, Safetensors, StateDict, reason, shown
+from trt_var_export.weights.files.tree import Tree, flatten
 
 log = logging.getLogger(__name__)
 BEGINNING = 64
