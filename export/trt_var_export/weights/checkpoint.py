@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trt_var.bundle.opening import file_sha256
-from trt_var.errors import CheckpointError
+from trt_var.errors import CheckpointError, printable
+from trt_var_export.weights.steady import SteadyFile, SteadySafetensors, fill, load_hollow
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MAX_LISTED = 200  # differences that an error names
@@ -51,25 +51,27 @@ class Checkpoint(Protocol):
 
 
 class StateDict:
-    """A state dict in memory or memory-mapped by torch.
+    """A state dict in memory, or of a file whose tensors are read when they are asked for.
 
     Args:
         state: names with dense tensors.
         origin: where they came from, for the bundle's manifest.
+        file: where the content of hollow tensors lies.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], origin: dict[str, str]) -> None:
-        self._state = state
+    def __init__(self, state: Mapping[str, Tensor], origin: dict[str, str], file: SteadyFile | None = None) -> None:
+        self._state, self._file = state, file
         self.origin = origin
         self.shapes = {key: tuple(value.shape) for key, value in state.items()}
 
     def load(self, key: str) -> Tensor:
         """As ``Checkpoint.load``."""
-        return _widened(key, self._state[key].detach())
+        value = self._state[key]
+        return _widened(key, (value if self._file is None else fill(self._file, value)).detach())
 
 
 class Safetensors:
-    """A ``.safetensors`` file, memory-mapped.
+    """A ``.safetensors`` file, whose tensors are read when they are asked for.
 
     Raises:
         CheckpointError: not such a file, or truncated; in ``load``, a tensor that cannot be read.
@@ -79,19 +81,23 @@ class Safetensors:
         from safetensors import SafetensorError, safe_open
 
         try:
-            self._file: Any = safe_open(path, framework="pt")
+            file = SteadyFile(path)
+            whole: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path} is not a complete safetensors file ({_reason(error)}); fetch or save it again"
             ) from error
-        self.origin = {"path": path.name, "sha256": file_sha256(path)}
-        keys = self._file.keys()
-        self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in keys}
+        file.check(path)
+        self.origin = {"path": printable(path.name), "sha256": file.sha256()}
+        self.shapes = {key: tuple(whole.get_slice(key).get_shape()) for key in whole.keys()}  # noqa: SIM118 - no mapping
+        self._tensors = SteadySafetensors(file)
 
     def load(self, key: str) -> Tensor:
         """As ``Checkpoint.load``."""
         try:
-            value: Tensor = self._file.get_tensor(key)
+            value = self._tensors.load(key)
+        except CheckpointError:
+            raise
         except Exception as error:  # of the reader's own kinds, by the tensor's type
             raise CheckpointError(f"cannot read the tensor {shown(key)} ({_reason(error)}); save it again") from error
         return _widened(key, value)
@@ -156,17 +162,19 @@ def open_checkpoint(path: Path, part: str) -> Checkpoint:
     _beginning(path)
     if path.suffix == ".safetensors":
         return Safetensors(path)
-    state = read_torch(path)
+    file = SteadyFile(path)
+    state = read_torch(path, hollow=True)
+    file.check(path)
     if isinstance(state, dict) and isinstance(state.get("trainer"), dict):
         state = state["trainer"].get(part)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no state dict: expected names with tensors, flat or under trainer → {part}")
     _check_tensors(path, state)
-    return StateDict(state, {"path": path.name, "sha256": file_sha256(path)})
+    return StateDict(state, {"path": printable(path.name), "sha256": file.sha256()}, file)
 
 
-def read_torch(path: Path) -> Any:
-    """What ``torch.save`` wrote, tensors and plain containers only, memory-mapped.
+def read_torch(path: Path, hollow: bool = False) -> Any:
+    """What ``torch.save`` wrote, tensors and plain containers only, memory-mapped; or ``hollow``, for ``steady.fill``.
 
     Raises:
         CheckpointError: cannot be read, of torch's legacy format, damaged, or a pickle that would run code.
@@ -183,6 +191,8 @@ def read_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if hollow:
+                return load_hollow(path, weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises whatever its unpickler stumbles over
         raise CheckpointError(f"{path} {_refusal(path, error)}") from error
