@@ -10,6 +10,7 @@ import logging
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trt_var.bundle.opening import file_sha256
-from trt_var.errors import CheckpointError
+from trt_var.errors import CheckpointError, printable
 from trt_var_export.weights.files import inert
+from trt_var_export.weights.files.steady import SteadyFile, hollowed
 from trt_var_export.weights.files.tensors import Checkpoint, Safetensors, StateDict, reason, shown
 from trt_var_export.weights.files.tree import Tree, flatten
 
@@ -45,18 +46,20 @@ def open_file(path: Path) -> Checkpoint:
     beginning = _beginning(path)
     if beginning[8:9] == b"{" or (path.suffix == ".safetensors" and not _is_torch(beginning) and not _other(beginning)):
         return Safetensors(path)
-    tree = flatten(read_torch(path), shown(str(path)))
+    file = SteadyFile(path)
+    tree = flatten(read_torch(path, hollow=True), shown(str(path)))
+    file.check(path)
     if not tree.tensors:
         raise CheckpointError(_nothing(path, tree))
     _check_tensors(path, tree.tensors)
     aside = {**tree.objects, **dict.fromkeys(tree.sparse, "a tensor without dense values")}
     if aside:
         log.warning("%s: the dense tensors alone are read; left aside, and nothing of it run: %s", path, _listed(aside))
-    return StateDict(tree.tensors, {"path": path.name, "sha256": file_sha256(path)})
+    return StateDict(tree.tensors, {"path": printable(path.name), "sha256": file.sha256()}, file)
 
 
-def read_torch(path: Path) -> Any:
-    """What ``torch.save`` wrote, memory-mapped unless it is of the legacy format.
+def read_torch(path: Path, hollow: bool = False) -> Any:
+    """What ``torch.save`` wrote, memory-mapped unless it is of the legacy format; or ``hollow``, for ``steady.fill``.
 
     Tensors and plain containers are as they were; whatever else the file names is an ``inert.Inert``.
 
@@ -66,12 +69,14 @@ def read_torch(path: Path) -> Any:
     beginning = _beginning(path)
     if not _is_torch(beginning):
         raise CheckpointError(f"{shown(str(path))} {_unknown(beginning)}")
-    mapped = beginning.startswith(ZIP) and path.suffix != ".safetensors"  # torch goes by that suffix where it maps
+    zipped = beginning.startswith(ZIP)
+    mapped = zipped and path.suffix != ".safetensors"  # torch goes by that suffix where it maps
     try:
-        if beginning.startswith(ZIP):
+        if zipped:
             _check_stored(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), hollowed() if hollow and zipped else nullcontext():
             warnings.simplefilter("ignore")
+            mapped = mapped and not hollow
             try:
                 return _load(path, mapped, weights_only=True)
             except UnpicklingError:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from trt_var.bundle.opening import file_sha256
-from trt_var.errors import CheckpointError
+from trt_var.errors import CheckpointError, printable
+from trt_var_export.weights.files.steady import SteadyFile, SteadySafetensors, fill
 
 FLOATS = (
     torch.float64,
@@ -63,15 +63,16 @@ class Checkpoint(Protocol):
 
 
 class StateDict:
-    """A state dict in memory or memory-mapped by torch.
+    """A state dict in memory, or of a file whose tensors are read when they are asked for.
 
     Args:
         state: names with dense tensors.
         origin: where they came from, for the bundle's manifest.
+        file: where the content of hollow tensors lies.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], origin: dict[str, str]) -> None:
-        self._state = state
+    def __init__(self, state: Mapping[str, Tensor], origin: dict[str, str], file: SteadyFile | None = None) -> None:
+        self._state, self._file = state, file
         self.origin = origin
         self.metadata: Mapping[str, str] = {}
         self.shapes = {key: tuple(value.shape) for key, value in state.items()}
@@ -79,11 +80,12 @@ class StateDict:
 
     def load(self, key: str) -> Tensor:
         """As ``Checkpoint.load``."""
-        return _widened(key, self._state[key].detach())
+        value = self._state[key]
+        return _widened(key, (value if self._file is None else fill(self._file, value)).detach())
 
 
 class Safetensors:
-    """A ``.safetensors`` file, memory-mapped.
+    """A ``.safetensors`` file, whose tensors are read when they are asked for.
 
     Raises:
         CheckpointError: not such a file, or truncated; in ``load``, a tensor that cannot be read.
@@ -93,22 +95,27 @@ class Safetensors:
         from safetensors import SafetensorError, safe_open  # files of torch's own format do without
 
         try:
-            self._file: Any = safe_open(path, framework="pt")
+            file = SteadyFile(path)
+            whole: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{shown(str(path))} is not a complete safetensors file ({reason(error)}); fetch or save it again"
             ) from error
-        self.origin = {"path": path.name, "sha256": file_sha256(path)}
-        self.metadata: Mapping[str, str] = dict(self._file.metadata() or {})
-        names: list[str] = self._file.keys()
-        slices = {key: self._file.get_slice(key) for key in names}
+        file.check(path)
+        self.origin = {"path": printable(path.name), "sha256": file.sha256()}
+        self.metadata: Mapping[str, str] = dict(whole.metadata() or {})
+        names: list[str] = whole.keys()
+        slices = {key: whole.get_slice(key) for key in names}
         self.shapes = {key: tuple(one.get_shape()) for key, one in slices.items()}
         self.dtypes = {key: _safetensors_type(one.get_dtype()) for key, one in slices.items()}
+        self._tensors = SteadySafetensors(file)
 
     def load(self, key: str) -> Tensor:
         """As ``Checkpoint.load``."""
         try:
-            value: Tensor = self._file.get_tensor(key)
+            value = self._tensors.load(key)
+        except CheckpointError:
+            raise
         except Exception as error:  # of the reader's own kinds, by the tensor's type
             raise CheckpointError(f"cannot read the tensor {shown(key)} ({reason(error)}); save it again") from error
         return _widened(key, value)
