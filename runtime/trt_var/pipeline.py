@@ -74,7 +74,7 @@ class Pipeline:
     def __reduce__(self) -> tuple[Any, ...]:
         return reduce(type(self), self._origin, closed=self._bundle is None)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Called in a forked child: the parent's models are of no use there, and its lock may never be given back."""
         self._lock = threading.Lock()
         self._transformers, self._graphs = {}, {}
