@@ -41,7 +41,7 @@ class Native:
 class Follower(Protocol):
     """What has to start anew in a forked child."""
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Called in the child, before anything else runs there."""
         ...
 
@@ -75,7 +75,7 @@ def _in_child() -> None:
         native.orphaned = True
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(native))  # outlives even the interpreter's own end
     for follower in list(_followers):
-        follower.after_fork()
+        follower._after_fork()
     if _prepared and not _leaving:
         _leave_at_once()
 

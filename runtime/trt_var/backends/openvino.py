@@ -29,7 +29,7 @@ class _Threads:
         self.started = self.lost = False
         forks.follow(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         self.lost = self.lost or self.started
 
     def check(self) -> None:

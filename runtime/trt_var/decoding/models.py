@@ -27,7 +27,7 @@ class Models:
         self._transformers: dict[tuple[Role, bool], Transformer] = {}
         self._graphs: dict[str, Graph] = {}
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Called in a forked child: the parent's models are of no use there, and its lock may never be given back."""
         self._lock = threading.Lock()
         self._transformers, self._graphs = {}, {}
