@@ -97,4 +97,4 @@ def sweep(
                 chosen[role] = (group,)
                 quantise(bundle, observed, replace(wanted, groups=chosen), Path(folder))
                 found = walk(Bundle.open(folder), labels, n_draft, sampling, expected)
-            yield role, group, max(errors(found, expected))
+            yield role, group, float(np.max(errors(found, expected)))  # max() would hide what is no number

@@ -45,7 +45,7 @@ def resolve(text: str, part: Part, finetuned: int | None = None, key: str | None
     text = os.path.expanduser(text)  # noqa: PTH111 - not every name is a path
     is_random, is_file = text.split(":")[0] == "random", _is_file(text)
     is_released = text == "default" if part == "vae" else text in RELEASED
-    if key is not None and (is_random or (is_released and not finetuned)):
+    if key is not None and (is_random or is_released):
         raise UsageError(f"--{part}-key {shown(key)} looks into a file; --{part} {shown(text)} is none")
     if is_random:
         return _random(text, part)

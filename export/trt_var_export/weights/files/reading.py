@@ -176,5 +176,10 @@ def _refusal(error: Exception) -> str:
     """What is wrong with a file that torch does not read."""
     if "TorchScript" in str(error):
         return "is a TorchScript program, not a file of weights; save the state dict of the model instead"
+    if "explicit pickle_module" in str(error):
+        return (
+            "holds more than tensors, which TORCH_FORCE_WEIGHTS_ONLY_LOAD does not let pass; unset it (nothing of the file "
+            "is run: what is no tensor is left aside), or save the tensors alone"
+        )
     why = "malformed pickle" if isinstance(error, UnpicklingError) else reason(error)
     return f"is truncated or not a torch file ({why}); fetch or save it again"

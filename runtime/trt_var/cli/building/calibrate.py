@@ -204,7 +204,7 @@ def _bearing(bundle: Bundle, observed: Observed, wanted: Quantisation, drawing: 
 
     chosen: dict[Role, tuple[str, ...]] = dict.fromkeys(observed, ())
     for role, group, error in sweep(bundle, observed, wanted, drawing.n_draft, drawing.sampling):
-        kept = error > LIMIT
+        kept = not error <= LIMIT  # nor what is no number
         print(f"{role:8} {group:5} alone: logits off by {error:.3f} deviations{', stays in floating point' if kept else ''}")
         if not kept:
             chosen[role] = (*chosen[role], group)

@@ -159,6 +159,14 @@ def test_nothing_of_a_file_is_run(tmp_path: Path, legacy: bool, protocol: int, c
         assert name in caplog.text.replace("__builtin__", "builtins")
 
 
+def test_where_torch_is_told_to_load_weights_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    assert_is_model(write(tmp_path / "plain.pth", "zip"))
+    torch.save({"model": MODEL, "x": Call(os.getcwd)}, tmp_path / "more.pth")
+    with pytest.raises(CheckpointError, match="TORCH_FORCE_WEIGHTS_ONLY_LOAD does not let pass; unset it"):
+        open_checkpoint(tmp_path / "more.pth", "var_wo_ddp")
+
+
 def test_no_state_reaches_code_or_classes(tmp_path: Path) -> None:
     """Attributes that a pickle sets end on inert objects, never on functions or classes of the program."""
     before = torch._utils._rebuild_tensor_v2.__defaults__, inert.Inert.__setstate__, inert._Ordered.__setstate__
