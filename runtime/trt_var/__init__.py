@@ -27,6 +27,7 @@ from trt_var.errors import (
 if TYPE_CHECKING:
     from trt_var.decoding.sampling import Sampling
     from trt_var.pipeline import Pipeline
+    from trt_var.requests.provenance import Provenance
     from trt_var.requests.results import Generation, Preview, Reconstruction
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "OutputError",
     "Pipeline",
     "Preview",
+    "Provenance",
     "Reconstruction",
     "Sampling",
     "TrainingError",
@@ -53,6 +55,7 @@ _LATE = {
     "Generation": "requests.results",
     "Pipeline": "pipeline",
     "Preview": "requests.results",
+    "Provenance": "requests.provenance",
     "Reconstruction": "requests.results",
     "Sampling": "decoding.sampling",
 }

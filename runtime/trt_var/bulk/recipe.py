@@ -54,10 +54,11 @@ class Bulk:
     shard: int = 256
 
     def __post_init__(self) -> None:
-        whole(self.seed, "seed")
-        if not 1 <= whole(self.num, "num") <= MAX_NUM:
+        for name in ("seed", "num", "shard"):
+            object.__setattr__(self, name, whole(getattr(self, name), name))  # NumPy's would overflow
+        if not 1 <= self.num <= MAX_NUM:
             raise UsageError(f"num is {self.num}; expected 1 to {MAX_NUM}")
-        if not 1 <= whole(self.shard, "shard") <= MAX_IMAGES:
+        if not 1 <= self.shard <= MAX_IMAGES:
             raise UsageError(f"shard is {self.shard}; expected 1 to {MAX_IMAGES} images a file")
 
     def positions(self, classes: int) -> NDArray[np.int64]:

@@ -57,7 +57,7 @@ def sampling(options: argparse.Namespace, manifest: Manifest) -> Sampling:
 
     from trt_var.decoding.sampling import preset
 
-    base = preset(options.preset, len(manifest.schedule), manifest.vocabulary, manifest.max_top_k)
+    base = preset(options.preset, len(manifest.schedule), manifest.vocabulary)
     given = {name: getattr(options, name) for name in ("cfg", "top_k", "top_p", "temperature")}
     chosen = {name: value for name, value in given.items() if value is not None}
     return replace(base, **chosen, more_smooth=options.more_smooth).resolved(manifest.vocabulary, manifest.max_top_k)

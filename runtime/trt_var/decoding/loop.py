@@ -190,8 +190,8 @@ def render(chain: Chain, f_hat: Buffer) -> Buffer:
     return images
 
 
-def draw(chain: Chain, request: Request) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """A whole batch: tokens [L, B] and images [B, H, W, 3]."""
+def draw(chain: Chain, request: Request, shadowing: bool = True) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """A whole batch: tokens [L, B] and images [B, H, W, 3]; without ``shadowing`` in one way alone, with its rounding."""
 
     def way(shadowed: bool) -> Work:
         def work(inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
@@ -201,7 +201,7 @@ def draw(chain: Chain, request: Request) -> tuple[NDArray[np.int32], NDArray[np.
 
         return work
 
-    found = chain.backend.draw(request.n_draft, arrays(chain, request), way(False), way(True))
+    found = chain.backend.draw(request.n_draft, arrays(chain, request), way(False), way(shadowing))
     tokens = [found[f"tokens.{scale}"] for scale in range(len(chain.manifest.schedule))]
     return np.concatenate(tokens), found["images"]
 

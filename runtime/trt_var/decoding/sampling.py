@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
@@ -20,14 +20,8 @@ MAX_CFG = 100.0
 MAX_TEMPERATURE = 100.0
 MIN_TEMPERATURE = 1e-3
 MIN_TOP_P = 1e-6
+TOP_K = 600  # where nothing else is asked for; alone of all it gives way to a bundle that keeps fewer
 MOST_SCALES = 64
-
-
-class _Preferred(int):
-    """A number that gives way to what a bundle can do; one that was asked for does not."""
-
-
-TOP_K = _Preferred(600)
 
 
 @dataclass(frozen=True)
@@ -36,8 +30,8 @@ class Sampling:
 
     Attributes:
         cfg: strength of classifier-free guidance at the last scale; it ramps up linearly from 0 at the first.
-        top_k: how many of the likeliest tokens stay; 1 is greedy, 0 is off: as many as the bundle's graphs keep. If not
-            given, 600, or all of a smaller vocabulary.
+        top_k: how many of the likeliest tokens stay; 1 is greedy, 0 is off: as many as the bundle's graphs keep. 600, the
+            default, stands for all of a smaller vocabulary, too; no other number is lowered.
         top_p: probability mass that stays, 1e-6 to 1; 0 is off, as 1.
         temperature: one for all scales, or one for each, 1e-3 to 100.
         more_smooth: average codebook rows instead of taking the drawn one: smoother pictures, for the eye alone.
@@ -58,8 +52,7 @@ class Sampling:
 
     def as_json(self) -> str:
         """As a JSON object, which ``from_json`` reads."""
-        given = {name: value for name, value in asdict(self).items() if not isinstance(value, _Preferred)}
-        return msgspec.json.encode(given).decode()
+        return msgspec.json.encode(self).decode()
 
     @classmethod
     def from_json(cls, data: str | bytes | Mapping[str, Any]) -> Sampling:
@@ -87,13 +80,11 @@ class Sampling:
 
     def resolved(self, vocabulary: int, max_top_k: int) -> Sampling:
         """With numbers in place of what stands for them, for a bundle whose graphs keep ``max_top_k`` tokens at most."""
-        top_k = self.top_k
-        if isinstance(top_k, _Preferred):
-            top_k = int(min(top_k, vocabulary, max_top_k))
-        elif top_k == 0 and not isinstance(top_k, bool):
-            top_k = max_top_k
-            if max_top_k < vocabulary:
-                log.warning("top_k 0, no limit: the graphs of this bundle keep %d of %d tokens", max_top_k, vocabulary)
+        given, top_k = self.top_k, self.top_k
+        if given in (0, TOP_K) and not isinstance(given, bool):
+            top_k = min(given or max_top_k, max_top_k)
+            if top_k < min(given or vocabulary, vocabulary):
+                log.warning("top_k %d: the graphs of this bundle keep %d of %d tokens", given, top_k, vocabulary)
         return replace(self, top_k=top_k, top_p=1.0 if lies_in(self.top_p, 0, 0) else self.top_p)
 
     def check(self, scales: int, max_top_k: int) -> None:
@@ -104,8 +95,7 @@ class Sampling:
         """
         if not lies_in(self.cfg, 0, MAX_CFG):
             raise UsageError(f"cfg is {shown(self.cfg)}; expected a number from 0 to {MAX_CFG:g}")
-        most = self.top_k if isinstance(self.top_k, _Preferred) else max_top_k
-        if not (lies_in(self.top_k, 0, most) and isinstance(self.top_k, int)):
+        if not (isinstance(self.top_k, int) and (lies_in(self.top_k, 0, max_top_k) or self.top_k == TOP_K)):
             raise UsageError(
                 f"top_k is {shown(self.top_k)}; this bundle takes 1 to {max_top_k}, whole numbers, or 0 for all of these "
                 "(build with a larger --max-top-k for more)"
@@ -124,14 +114,13 @@ class Sampling:
             raise UsageError(f"more_smooth is {shown(self.more_smooth)}; expected True or False")
 
 
-PRESETS = {"default": Sampling(), "code": Sampling(top_k=int(TOP_K)), "var": Sampling(top_k=900)}
+PRESETS = {"default": Sampling(), "code": Sampling(), "var": Sampling(top_k=900)}
 
 
-def preset(name: str, scales: int, vocabulary: int, max_top_k: int | None = None) -> Sampling:
+def preset(name: str, scales: int, vocabulary: int) -> Sampling:
     """Named settings: ``default``, or published evaluation settings, ``code`` (CoDe) and ``var`` (VAR).
 
-    CoDe draws all scales but the last three at temperature 1.1. A vocabulary below a preset's top_k is kept whole. What was
-    published is not fitted to graphs that keep fewer, ``max_top_k``; the default is.
+    CoDe draws all scales but the last three at temperature 1.1. A vocabulary below a preset's top_k is kept whole.
 
     Raises:
         UsageError: unknown name.
@@ -141,8 +130,6 @@ def preset(name: str, scales: int, vocabulary: int, max_top_k: int | None = None
     base = PRESETS[name]
     warm = max(scales - 3, 0) if name == "code" else 0
     temperature = (1.1,) * warm + (1.0,) * (scales - warm) if warm else 1.0
-    if isinstance(base.top_k, _Preferred):
-        return base.resolved(vocabulary, max_top_k or vocabulary)
     return replace(base, top_k=min(base.top_k, vocabulary), temperature=temperature)
 
 

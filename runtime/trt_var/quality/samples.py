@@ -45,9 +45,10 @@ class Series:
     batch_size: int = 50
 
     def __post_init__(self) -> None:
-        if whole(self.per_class, "per_class") < 1 or whole(self.batch_size, "batch_size") < 1:
+        for name in ("per_class", "batch_size", "seed"):
+            object.__setattr__(self, name, whole(getattr(self, name), name))  # NumPy's would overflow
+        if self.per_class < 1 or self.batch_size < 1:
             raise UsageError(f"per_class is {self.per_class}, batch_size is {self.batch_size}; expected 1 or more")
-        whole(self.seed, "seed")
 
     def check(self, pipeline: Pipeline, rounds: int = 1) -> None:
         """Look at all that ``draw`` will ask for, and at the seeds of further rounds, without drawing.

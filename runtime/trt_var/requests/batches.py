@@ -35,7 +35,7 @@ def draw_all(
     """Images [n, H, W, 3] and tokens [n, L]."""
     images, tokens = [], []
     for piece, batch in pieces(chain.backend, run, batch_size, alone):
-        drawn, pictures = draw(chain, piece.request(chain.manifest, batch))
+        drawn, pictures = draw(chain, piece.request(chain.manifest, batch), shadowing=not alone)
         count = len(piece.labels)
         tokens.append(drawn.T[:count])
         images.append(pictures[:count])

@@ -138,7 +138,7 @@ def _check_sampling(sampling: Sampling | str, manifest: Manifest) -> Sampling:
     scales = len(manifest.schedule)
     chosen = sampling
     if isinstance(chosen, str):
-        chosen = preset(chosen, scales, manifest.vocabulary, manifest.max_top_k)
+        chosen = preset(chosen, scales, manifest.vocabulary)
     if not isinstance(chosen, Sampling):
         hint = "Sampling.from_json" if isinstance(chosen, Mapping) else "a Sampling or the name of a preset"
         raise UsageError(f"sampling is {shown(chosen)}; expected {hint}")

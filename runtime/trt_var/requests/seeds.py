@@ -34,9 +34,11 @@ def check_range(first: int, last: int, hint: str = "a series must be able to go 
     Raises:
         UsageError: out of range.
     """
-    if not 0 <= first <= last <= MAX_SEED:
-        wrong = first if first < 0 else last
-        raise UsageError(f"seeds must lie in 0 to {MAX_SEED} (2^64 − 1), and {wrong} does not; {hint}")
+    span = f"seeds must lie in 0 to {MAX_SEED} (2^64 − 1)"
+    if first < 0:
+        raise UsageError(f"{span}, and {first} does not; {hint}")
+    if last > MAX_SEED:
+        raise UsageError(f"{span}, and {last} does not")
 
 
 def _drawn() -> int:

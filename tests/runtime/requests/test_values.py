@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import asdict, replace
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from trt_var import Pipeline, Sampling, UsageError
+from trt_var.bulk.shards import Bulk, sample
 from trt_var.bundle.manifest import Manifest
 from trt_var.decoding.numbers import whole
 from trt_var.quality.samples import Series
@@ -137,7 +139,7 @@ def test_zero_is_off(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> No
     assert (off.top_k, off.top_p) == (manifest.max_top_k, 1.0)
     assert ask(manifest, sampling=Sampling(top_k=np.int64(0), top_p=0.0)).sampling == off  # type: ignore[arg-type]
     assert not caplog.text  # all of the vocabulary is kept
-    ask(msgspec_replace(manifest, max_top_k=100), sampling=Sampling(top_k=0))
+    ask(msgspec.structs.replace(manifest, max_top_k=100), sampling=Sampling(top_k=0))
     assert "keep 100 of 256 tokens" in caplog.text
     with pytest.raises(UsageError, match="0 for all of these"):
         ask(manifest, sampling=Sampling(top_k=-1))
@@ -145,22 +147,17 @@ def test_zero_is_off(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> No
         ask(manifest, sampling=Sampling(temperature=0))
 
 
-def msgspec_replace(manifest: Manifest, **change: Any) -> Manifest:
-    import msgspec
-
-    return msgspec.structs.replace(manifest, **change)
-
-
-def test_a_top_k_that_nobody_asked_for_gives_way(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
+def test_the_default_top_k_gives_way(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
     warm = Sampling(temperature=(1.2,) * 6)
-    for settings in (warm, Sampling(), replace(warm, cfg=3.0), Sampling.from_json(warm.as_json()), "default"):
+    through_json = Sampling(**json.loads(json.dumps(asdict(warm))))
+    for settings in (warm, Sampling(), Sampling(top_k=600), replace(warm, cfg=3.0), through_json, "default"):
         assert ask(manifest, sampling=settings).sampling.top_k == 256
-    few = msgspec_replace(manifest, max_top_k=100)
-    assert {ask(few, sampling=settings).sampling.top_k for settings in (warm, "default")} == {100}
-    for asked in (Sampling(top_k=600), Sampling.from_json('{"top_k": 600}')):
-        with pytest.raises(UsageError, match="top_k is 600; this bundle takes 1 to 256"):
-            ask(manifest, sampling=asked)
+    assert not caplog.text  # 600 of 256 are all of them
+    assert ask(msgspec.structs.replace(manifest, max_top_k=100), sampling=warm).sampling.top_k == 100
+    assert "top_k 600: the graphs of this bundle keep 100 of 256 tokens" in caplog.text
+    for asked in (257, 599, 601):
+        with pytest.raises(UsageError, match=f"top_k is {asked}; this bundle takes 1 to 256"):
+            ask(manifest, sampling=Sampling(top_k=asked))
 
 
 def test_the_settings_of_the_readme_go_with_the_digits() -> None:
@@ -186,6 +183,17 @@ def test_settings_through_json(settings: Sampling) -> None:
 def test_what_is_no_settings(data: Any) -> None:
     with pytest.raises(UsageError, match="sampling"):
         Sampling.from_json(data)
+
+
+def test_series_in_numbers_of_numpy(tmp_path: Path) -> None:
+    with Pipeline.load("digits", "onnxruntime") as pipeline:
+        (shard,) = sample(pipeline, Bulk(np.int64(2), seed=np.uint64(2**64 - 2), shard=np.int8(5)), tmp_path)  # type: ignore[arg-type]
+        with np.load(shard) as arrays:
+            assert arrays["seeds"].tolist() == [2**64 - 2, 2**64 - 1]
+        for seed, message in ((-1, "able to go on"), (2**64 - 1, "18446744073709551616 does not$")):
+            with pytest.raises(UsageError, match=message):
+                sample(pipeline, Bulk(2, seed=seed), tmp_path / "other")
+        Series(4, np.int64(1), seed=np.uint64(2**63)).check(pipeline)  # type: ignore[arg-type]
 
 
 def test_endless_temperatures_end(manifest: Manifest) -> None:

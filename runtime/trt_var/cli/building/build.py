@@ -106,7 +106,7 @@ def _build_int8(recipe: Recipe, options: argparse.Namespace) -> None:
         _build_float(replace(recipe, out=base, precision="fp32"))
         bundle = Bundle.open(base)
         manifest = bundle.manifest
-        sampling = preset("default", len(manifest.schedule), manifest.vocabulary, manifest.max_top_k)
+        sampling = preset("default", len(manifest.schedule), manifest.vocabulary)
         drawing = calibrate.Drawing(default_n_draft(manifest), 0, sampling)
         calibrate.run(bundle, bundle, recipe.out, drawing, options)
 

@@ -146,10 +146,11 @@ def _agreement(options: argparse.Namespace, pipeline: Pipeline) -> dict[str, Any
             f"{len(labels)} images; two ways of drawing are compared in at most {MAX_IMAGES}: lower --per-class"
         )
     rows = []
-    with Other.load(options.against or options.engines, options.against_backend or options.backend) as other:
+    bundle, backend = options.against or options.engines, options.against_backend or options.backend
+    with Other.load(bundle, backend, batch_invariant=options.batch_invariant) as other:
         for n_draft in _drafts(options, pipeline):
             _series(options, pipeline, n_draft).check(other)
-        print(f"against {options.against or options.engines} on {other.backend}, {len(labels)} images")
+        print(f"against {bundle} on {other.backend}, {len(labels)} images")
         print("   N  drawn freely: tokens  images    PSNR   on equal history: tokens    PSNR")
         for n_draft in _drafts(options, pipeline):
             asked: dict[str, Any] = {"seeds": options.seed, "n_draft": n_draft, "sampling": settings}
@@ -164,7 +165,7 @@ def _agreement(options: argparse.Namespace, pipeline: Pipeline) -> dict[str, Any
                 f"{forced.tokens:23.2%}  {_decibels(forced)}"
             )
             rows.append({"n_draft": n_draft, "free": free.as_json(), "equal_history": forced.as_json()})
-        against = {"engines": str(options.against or options.engines), "backend": other.backend}
+        against = {"engines": str(bundle), "backend": other.backend}
     return {"against": against, "images": len(labels), "agreement": rows}
 
 
