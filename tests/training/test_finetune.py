@@ -15,7 +15,8 @@ from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import random_weights, save_checkpoint
 from trt_var import Pipeline, UsageError
 from trt_var.cli.main import main
-from trt_var_export.weights.checkpoint import Safetensors, StateDict
+from trt_var_export.weights.checkpoint import StateDict
+from trt_var_export.weights.files.tensors import Safetensors
 from trt_var_export.weights.names import known_names
 
 
