@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from trt_var.errors import CheckpointError, printable
-from trt_var_export.weights.steady import SteadyFile, SteadySafetensors, fill, load_hollow
+from trt_var_export.weights.steady import SteadyFile, SteadySafetensors, fill
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MAX_LISTED = 200  # differences that an error names
@@ -163,8 +163,7 @@ def open_checkpoint(path: Path, part: str) -> Checkpoint:
     if path.suffix == ".safetensors":
         return Safetensors(path)
     file = SteadyFile(path)
-    state = read_torch(path, hollow=True)
-    file.check(path)
+    state = read_torch(path, file)
     if isinstance(state, dict) and isinstance(state.get("trainer"), dict):
         state = state["trainer"].get(part)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -173,8 +172,8 @@ def open_checkpoint(path: Path, part: str) -> Checkpoint:
     return StateDict(state, {"path": printable(path.name), "sha256": file.sha256()}, file)
 
 
-def read_torch(path: Path, hollow: bool = False) -> Any:
-    """What ``torch.save`` wrote, tensors and plain containers only, memory-mapped; or ``hollow``, for ``steady.fill``.
+def read_torch(path: Path, file: SteadyFile | None = None) -> Any:
+    """What ``torch.save`` wrote, tensors and plain containers only, memory-mapped; or, of a ``file``, hollow for ``steady.fill``.
 
     Raises:
         CheckpointError: cannot be read, of torch's legacy format, damaged, or a pickle that would run code.
@@ -191,8 +190,8 @@ def read_torch(path: Path, hollow: bool = False) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if hollow:
-                return load_hollow(path, weights_only=True)
+            if file is not None:
+                return file.load_hollow(weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises whatever its unpickler stumbles over
         raise CheckpointError(f"{path} {_refusal(path, error)}") from error

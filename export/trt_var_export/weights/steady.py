@@ -59,6 +59,14 @@ class SteadyFile:
         self.check()
         return found
 
+    def load_hollow(self, **options: Any) -> Any:
+        """What ``torch.save`` wrote into a zip file, with tensors that know where their content lies, for ``fill``."""
+        self._file.seek(0)
+        with FakeTensorMode():
+            loaded = torch.load(self._file, map_location="cpu", **options)
+        self.check()
+        return loaded
+
     def check(self, path: Path | None = None) -> None:
         """See that the file is what it was when it was opened; and ``path``, which a library opened, the same one."""
         if self._state() != self._seen or (path and not os.path.samestat(path.stat(), os.fstat(self._file.fileno()))):
@@ -71,14 +79,8 @@ class SteadyFile:
         return found.st_size, found.st_mtime_ns
 
 
-def load_hollow(path: Path, **options: Any) -> Any:
-    """What ``torch.save`` wrote into a zip file, with tensors that know where their content lies instead of having it."""
-    with FakeTensorMode():
-        return torch.load(path, map_location="cpu", **options)
-
-
 def fill(file: SteadyFile, tensor: Tensor) -> Tensor:
-    """The content of a tensor of ``load_hollow``: what its strides reach and no more; any other tensor as it is.
+    """The content of a tensor of ``SteadyFile.load_hollow``: what its strides reach and no more; any other tensor as it is.
 
     Raises:
         CheckpointError: the file has changed.

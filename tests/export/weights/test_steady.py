@@ -35,7 +35,7 @@ KINDS = [".pth", ".safetensors"]
 
 def _save(path: Path, state: dict[str, Tensor]) -> Path:
     if path.suffix == ".pth":
-        torch.save({"trainer": {"var_wo_ddp": state}}, path)
+        torch.save(state, path)
     else:
         safetensors.torch.save_file({key: value.contiguous() for key, value in state.items()}, path)
     return path
@@ -44,7 +44,7 @@ def _save(path: Path, state: dict[str, Tensor]) -> Path:
 @pytest.mark.parametrize("suffix", KINDS)
 def test_every_tensor_is_what_was_saved(tmp_path: Path, suffix: str) -> None:
     path = _save(tmp_path / f"a{suffix}", STATE)
-    checkpoint = open_checkpoint(path, "var_wo_ddp")
+    checkpoint = open_checkpoint(path, "")
     assert checkpoint.origin == {"path": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     for key, value in STATE.items():
         assert checkpoint.shapes[key] == tuple(value.shape)
@@ -71,10 +71,10 @@ def _grow(path: Path) -> None:
 @pytest.mark.parametrize("change", [_truncate, _overwrite, _grow])
 def test_saved_over_in_place(tmp_path: Path, suffix: str, change: Callable[[Path], None]) -> None:
     path = _save(tmp_path / f"a{suffix}", STATE)
-    checkpoint = open_checkpoint(path, "var_wo_ddp")
+    checkpoint = open_checkpoint(path, "")
     checkpoint.load("plain")
     os.utime(path, ns=(0, path.stat().st_mtime_ns - 10**9))  # as if it had been saved a second ago
-    checkpoint = open_checkpoint(path, "var_wo_ddp")
+    checkpoint = open_checkpoint(path, "")
     change(path)
     with pytest.raises(CheckpointError, match=f"a{suffix} was written to while it was read; wait until it is saved"):
         checkpoint.load("double")
@@ -84,7 +84,7 @@ def test_saved_over_in_place(tmp_path: Path, suffix: str, change: Callable[[Path
 def test_replaced_by_another_file(tmp_path: Path, suffix: str) -> None:
     """What is renamed over a checkpoint harms nothing: the opened one is read to its end."""
     path = _save(tmp_path / f"a{suffix}", STATE)
-    checkpoint = open_checkpoint(path, "var_wo_ddp")
+    checkpoint = open_checkpoint(path, "")
     other = _save(tmp_path / f"b{suffix}", {"plain": BASE + 1})
     other.replace(path)
     assert torch.equal(checkpoint.load("plain"), BASE)
@@ -104,7 +104,7 @@ from pathlib import Path
 from trt_var.errors import CheckpointError
 from trt_var_export.weights.checkpoint import open_checkpoint
 path = Path(sys.argv[1])
-checkpoint = open_checkpoint(path, "var_wo_ddp")
+checkpoint = open_checkpoint(path, "")
 threading.Timer(0.05, os.truncate, (path, 0)).start()
 try:
     while True:
@@ -133,7 +133,7 @@ def test_odd_names_fit_into_a_manifest(tmp_path: Path, name: str, suffix: str) -
     except OSError:
         pytest.skip("this file system takes no such name")
     try:
-        origin = open_checkpoint(path, "var_wo_ddp").origin["path"]
+        origin = open_checkpoint(path, "").origin["path"]
     except CheckpointError as error:
         assert "safetensors" in suffix, error  # whose library takes names in UTF-8 alone
         return
