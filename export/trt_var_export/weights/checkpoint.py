@@ -173,7 +173,7 @@ def open_checkpoint(path: Path, part: str) -> Checkpoint:
 
 
 def read_torch(path: Path, file: SteadyFile | None = None) -> Any:
-    """What ``torch.save`` wrote, tensors and plain containers only, memory-mapped; or, of a ``file``, hollow for ``steady.fill``.
+    """What ``torch.save`` wrote, tensors and plain containers only, memory-mapped; or hollow, through ``file``.
 
     Raises:
         CheckpointError: cannot be read, of torch's legacy format, damaged, or a pickle that would run code.
