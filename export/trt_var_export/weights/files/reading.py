@@ -10,7 +10,6 @@ import logging
 import warnings
 import zipfile
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from trt_var.errors import CheckpointError, printable
 from trt_var_export.weights.files import inert
-from trt_var_export.weights.files.steady import SteadyFile, hollowed
+from trt_var_export.weights.files.steady import SteadyFile
 from trt_var_export.weights.files.tensors import Checkpoint, Safetensors, StateDict, reason, shown
 from trt_var_export.weights.files.tree import Tree, flatten
 
@@ -47,8 +46,7 @@ def open_file(path: Path) -> Checkpoint:
     if beginning[8:9] == b"{" or (path.suffix == ".safetensors" and not _is_torch(beginning) and not _other(beginning)):
         return Safetensors(path)
     file = SteadyFile(path)
-    tree = flatten(read_torch(path, hollow=True), shown(str(path)))
-    file.check(path)
+    tree = flatten(read_torch(path, file), shown(str(path)))
     if not tree.tensors:
         raise CheckpointError(_nothing(path, tree))
     _check_tensors(path, tree.tensors)
@@ -58,8 +56,8 @@ def open_file(path: Path) -> Checkpoint:
     return StateDict(tree.tensors, {"path": printable(path.name), "sha256": file.sha256()}, file)
 
 
-def read_torch(path: Path, hollow: bool = False) -> Any:
-    """What ``torch.save`` wrote, memory-mapped unless it is of the legacy format; or ``hollow``, for ``steady.fill``.
+def read_torch(path: Path, file: SteadyFile | None = None) -> Any:
+    """What ``torch.save`` wrote, memory-mapped unless it is of the legacy format; or, of a ``file``, hollow for ``fill``.
 
     Tensors and plain containers are as they were; whatever else the file names is an ``inert.Inert``.
 
@@ -71,23 +69,25 @@ def read_torch(path: Path, hollow: bool = False) -> Any:
         raise CheckpointError(f"{shown(str(path))} {_unknown(beginning)}")
     zipped = beginning.startswith(ZIP)
     mapped = zipped and path.suffix != ".safetensors"  # torch goes by that suffix where it maps
+    hollow = file if zipped else None
     try:
         if zipped:
             _check_stored(path)
-        with warnings.catch_warnings(), hollowed() if hollow and zipped else nullcontext():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mapped = mapped and not hollow
             try:
-                return _load(path, mapped, weights_only=True)
+                return _load(path, mapped, hollow, weights_only=True)
             except UnpicklingError:
-                return _load(path, mapped, weights_only=False, pickle_module=inert)
+                return _load(path, mapped, hollow, weights_only=False, pickle_module=inert)
     except CheckpointError:
         raise
     except Exception as error:  # torch raises whatever its unpickler stumbles over
         raise CheckpointError(f"{shown(str(path))} {_refusal(error)}") from error
 
 
-def _load(path: Path, mapped: bool, **options: Any) -> Any:
+def _load(path: Path, mapped: bool, hollow: SteadyFile | None, **options: Any) -> Any:
+    if hollow is not None:
+        return hollow.load_hollow(**options)
     if mapped:
         return torch.load(path, map_location="cpu", mmap=True, **options)
     with path.open("rb") as file:

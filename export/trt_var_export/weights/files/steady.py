@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +59,14 @@ class SteadyFile:
         self.check()
         return found
 
+    def load_hollow(self, **options: Any) -> Any:
+        """What ``torch.save`` wrote into a zip file, with tensors that know where their content lies, for ``fill``."""
+        self._file.seek(0)
+        with FakeTensorMode():
+            loaded = torch.load(self._file, map_location="cpu", **options)
+        self.check()
+        return loaded
+
     def check(self, path: Path | None = None) -> None:
         """See that the file is what it was when it was opened; and ``path``, which a library opened, the same one."""
         if self._state() != self._seen or (path and not os.path.samestat(path.stat(), os.fstat(self._file.fileno()))):
@@ -72,13 +79,8 @@ class SteadyFile:
         return found.st_size, found.st_mtime_ns
 
 
-def hollowed() -> AbstractContextManager[object]:
-    """Within it, ``torch.load`` makes tensors that know where in a zip file their content lies instead of having it."""
-    return FakeTensorMode()
-
-
 def fill(file: SteadyFile, tensor: Tensor) -> Tensor:
-    """The content of a tensor that was loaded ``hollowed``: what its strides reach and no more; any other tensor as it is.
+    """The content of a tensor of ``SteadyFile.load_hollow``: what its strides reach and no more; any other tensor as it is.
 
     Raises:
         CheckpointError: the file has changed.

@@ -109,7 +109,7 @@ threading.Timer(0.05, os.truncate, (path, 0)).start()
 try:
     while True:
         for key in checkpoint.shapes:
-            checkpoint.load(key)
+            checkpoint.load(key).sum()
 except CheckpointError as error:
     print(error)
 """
