@@ -21,14 +21,13 @@ FREE = Sampling(cfg=0.5, top_k=0, top_p=0, temperature=1.5)
 
 def test_int8_does_not_depend_on_the_batch(digits: Bundle, observed: Observed, tmp_path: Path) -> None:
     bundle = quantised(digits, observed, tmp_path / "q")
-    labels, seeds = np.arange(9) % 10, np.arange(100, 109)
-    order = np.random.default_rng(0).permutation(9)
+    labels, seeds, order = np.arange(4), np.arange(100, 104), [2, 0, 3, 1]
     backends: list[Any] = [lambda: OnnxRuntime(quantised=True), lambda: OpenVino(False, True), lambda: OpenVino(True, True)]
     for backend in backends:
         with Pipeline(bundle, backend(), batch_invariant=True) as pipeline:
             assert not pipeline.exact
             expected = pipeline.generate(labels, seeds=seeds, sampling=FREE)
-            for size in (1, 4, 9):
+            for size in (1, 3):
                 found = pipeline.generate(labels[order], seeds=seeds[order], sampling=FREE, batch_size=size)
                 assert_tokens(found.tokens, expected.tokens[order])
                 assert_close(found.images, expected.images[order])

@@ -20,7 +20,7 @@ from trt_var.bulk.shards import Bulk, sample
 from trt_var.bundle.opening import Bundle
 
 FREE = Sampling(cfg=0.5, top_k=0, top_p=0, temperature=1.5)  # flat distributions, in which rounding shows first
-LABELS, SEEDS = [3, 7, 3, 1, 9], [5, 6, 7, 8, 9]
+LABELS, SEEDS = [3, 7, 3, 1], [5, 6, 7, 8]
 
 
 class NeighbourlyGraph:
@@ -66,12 +66,12 @@ class NeighbourlyByFour(Neighbourly):
 def everywhere(pipeline: Pipeline, sampling: Sampling = FREE) -> Iterator[tuple[list[int], Generation]]:
     """The same images in other batches, orders and company: their numbers in ``SEEDS``, and what came."""
     for batch in (1, 2):
-        yield list(range(5)), pipeline.generate(LABELS, seeds=SEEDS, sampling=sampling, batch_size=batch)
-    order = [3, 1, 4, 0, 2]
+        yield list(range(4)), pipeline.generate(LABELS, seeds=SEEDS, sampling=sampling, batch_size=batch)
+    order = [3, 1, 0, 2]
     labels, seeds = np.array(LABELS)[order], np.array(SEEDS)[order]
-    yield order, pipeline.generate(labels, seeds=seeds, sampling=sampling, batch_size=4)
-    *_, last = pipeline.stream(labels[:3], seeds=seeds[:3], sampling=sampling)
-    yield order[:3], last.generation
+    yield order, pipeline.generate(labels, seeds=seeds, sampling=sampling, batch_size=3)
+    *_, last = pipeline.stream(labels[:2], seeds=seeds[:2], sampling=sampling)
+    yield order[:2], last.generation
     strangers = pipeline.generate([3, 8, 8], seeds=[5, 77, 78], sampling=sampling, batch_size=3)
     first = {name: getattr(strangers, name)[:1] for name in ("images", "tokens", "labels", "seeds")}
     yield [0], Generation(**first)
@@ -115,12 +115,12 @@ def test_inpainting_and_reconstruction() -> None:
         mask = np.zeros((32, 32), np.bool_)
         mask[:, 16:] = True
         together = pipeline.inpaint(images[0], mask, LABELS, seeds=SEEDS)
-        alone = pipeline.inpaint(images[0], mask, LABELS[4], seeds=SEEDS[4])
-        assert_tokens(together.tokens[4:5], alone.tokens)
-        assert_close(together.images[4:5], alone.images)
-        together, alone = pipeline.reconstruct(images), pipeline.reconstruct(images[4:5])
-        assert_tokens(together.tokens[4:5], alone.tokens)
-        assert_close(together.images[4:5], alone.images)
+        alone = pipeline.inpaint(images[0], mask, LABELS[3], seeds=SEEDS[3])
+        assert_tokens(together.tokens[3:4], alone.tokens)
+        assert_close(together.images[3:4], alone.images)
+        together, alone = pipeline.reconstruct(images), pipeline.reconstruct(images[3:4])
+        assert_tokens(together.tokens[3:4], alone.tokens)
+        assert_close(together.images[3:4], alone.images)
 
 
 def test_threads_beside_each_other() -> None:
