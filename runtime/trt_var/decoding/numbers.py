@@ -33,9 +33,12 @@ def whole(value: object, name: str) -> int:
         raise UsageError(f"{name} is {number}, a truth value; expected a whole number")
     if isinstance(number, float) and number.is_integer() and abs(number) < 1 << BITS:
         raise UsageError(f"{name} is {number!r}, a float; expected a whole number such as {number:.0f}")
-    if getattr(number, "ndim", 0) or not hasattr(number, "__index__"):
-        raise UsageError(f"{name} is {shown(number)}; expected a whole number")
-    index = operator.index(number)
+    try:
+        if getattr(number, "ndim", 0):
+            raise TypeError
+        index = operator.index(number)
+    except TypeError as error:
+        raise UsageError(f"{name} is {shown(number)}; expected a whole number") from error
     if abs(index) >= 1 << BITS:
         raise UsageError(f"{name} has more than {BITS} bits; expected a smaller number")
     return index
