@@ -100,13 +100,14 @@ def test_finetuned_pair_serves_its_n_alone(toy_bundle: Path, tmp_path: Path) -> 
 def test_existing_targets(toy: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     build(Recipe(**toy, out=out))
-    before = out.stat().st_ino
+    before = (out / "manifest.json").stat().st_ino
     with pytest.raises(BundleExistsError, match="--force"):
         build(Recipe(**toy, out=out))
-    assert out.stat().st_ino == before
+    assert (out / "manifest.json").stat().st_ino == before
     build(Recipe(**toy, out=out, force=True))
-    assert out.stat().st_ino != before
+    assert (out / "manifest.json").stat().st_ino != before
     (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "otter.png").write_bytes(b"")
     with pytest.raises(BundleExistsError, match="is no bundle"):
         build(Recipe(**toy, out=tmp_path / "photos", force=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "photos"]
@@ -171,7 +172,7 @@ def test_killed_build_leaves_no_bundle(toy: dict[str, str], tmp_path: Path, numb
     command = [sys.executable, "-m", "trt_var", "build", "--drafter", toy["drafter"], "--vae", toy["vae"]]
     process = subprocess.Popen([*command, "--out", str(tmp_path / "x")], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".x.building-*/*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".x.unfinished-*/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
