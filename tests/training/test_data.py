@@ -92,7 +92,6 @@ def noise(path: Path, kind: str) -> Path:
 BREAK: dict[str, Callable[[Path], object]] = {
     "empty.png": Path.touch,
     "page.jpg": lambda path: path.write_text("<html>404</html>"),
-    "deep.png": lambda path: Image.fromarray(np.full((4, 4), 60_000, np.uint16)).save(path),
     "cut.png": lambda path: without_end(noise(path, "PNG")),
     "cut.jpeg": lambda path: without_end(noise(path, "JPEG")),
     "cut.webp": lambda path: without_end(noise(path, "WEBP")),
@@ -141,7 +140,7 @@ def test_odd_ends_are_no_damage(folder: Path) -> None:
 def test_many_broken_pictures_are_counted(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     for i in range(9):
         (folder / "cat" / f"broken{i}.png").touch()
-    with caplog.at_level("INFO"), pytest.raises(DataError, match=r"9 of 15 .*broken4\.png[^;]*; and 4 more"):
+    with caplog.at_level("INFO"), pytest.raises(DataError, match=r"9 of 15 .*broken4\.png.*; and 4 more"):
         FolderImages(folder, 16).verify()
     assert caplog.text.count("cat/broken") == 9
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trt_var.errors import DataError, UsageError
-from trt_var.pictures.reading import HALF, MODES, UNREADABLE, read_mask, read_picture
+from trt_var.pictures.reading import HALF, MODES, UNREADABLE, read_mask, read_picture, take_picture, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,13 +64,10 @@ def as_image(image: Any, side: int) -> tuple[NDArray[np.uint8], Size]:
         picture = read_picture(Path(image), side)
         return picture.pixels, picture.size
     if _is_picture(image):
-        from PIL import Image, ImageOps
-
-        upright = ImageOps.exif_transpose(_checked(image))
-        if upright.size != (side, side):
-            log.info("image of %d×%d: centre-cropped to a square, resized to %d×%d", *upright.size, side, side)
-        fitted = ImageOps.fit(upright.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
-        return np.array(fitted), upright.size
+        picture = take_picture(_checked(image), side)
+        for change in picture.changes:
+            log.info("image: %s", change)
+        return picture.pixels, picture.size
     images = as_images(image, side)
     if len(images) > 1:
         raise UsageError(f"{len(images)} images; expected one, uint8 [{side}, {side}, {COLOURS}]")
@@ -111,15 +108,15 @@ def _mask_of_picture(mask: Image, size: Size, side: int) -> NDArray[np.bool_]:
     """What is transparent in it counts as black, as in a file."""
     from PIL import Image, ImageOps
 
-    upright = ImageOps.exif_transpose(_checked(mask))
-    if upright.size not in (size, (side, side)):
+    whole = upright(_checked(mask), {})
+    if whole.size not in (size, (side, side)):
         raise UsageError(
-            f"mask is of {upright.width}×{upright.height} pixels; a mask is as large as the image, {size[0]}×{size[1]}, "
+            f"mask is of {whole.width}×{whole.height} pixels; a mask is as large as the image, {size[0]}×{size[1]}, "
             f"or {side}×{side}"
         )
-    if upright.has_transparency_data:
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright.convert("RGBA"))
-    return np.array(ImageOps.fit(upright.convert("L"), (side, side), Image.Resampling.NEAREST)) >= HALF
+    if whole.has_transparency_data:
+        whole = Image.alpha_composite(Image.new("RGBA", whole.size, "black"), whole.convert("RGBA"))
+    return np.array(ImageOps.fit(whole.convert("L"), (side, side), Image.Resampling.NEAREST)) >= HALF
 
 
 def _is_picture(value: object) -> bool:

@@ -69,28 +69,42 @@ def read_picture(path: AnyPath, side: int) -> Picture:
     Raises:
         DataError: no such file, not a picture of these formats, damaged, or larger than MAX_PIXELS; it names the file.
     """
-    from PIL import Image
-
     path = expanded(path)
     with _opened(path) as (image, changes):
-        size = image.size
-        profile = image.info.get("icc_profile")
-        colours, alpha = layers(image)
-        if alpha is not None:
-            changes["transparency"] = "what is transparent shows white"
-            whole = Image.merge("RGBA", (*colours.convert("RGB").split(), alpha))
-            fitted = _fit(whole, side, Image.Resampling.LANCZOS)
-            colours, alpha = fitted.convert("RGB") if colours.mode == "RGB" else fitted.convert("L"), fitted.getchannel("A")
-        else:
-            colours = _fit(colours, side, Image.Resampling.LANCZOS)
-        colours = to_srgb(colours, profile, changes)
+        return _fitted(image, side, changes, str(path))
+
+
+def take_picture(image: Image, side: int) -> Picture:
+    """As ``read_picture``, of a Pillow image whose pixels are there."""
+    changes: Changes = {}
+    return _fitted(upright(image, changes), side, changes, "the image")
+
+
+def upright(image: Image, changes: Changes) -> Image:
+    """A Pillow image in 8 bits, turned as its EXIF says."""
+    return _turned(eight_bits(image, changes), _orientation(image, changes), changes)
+
+
+def _fitted(image: Image, side: int, changes: Changes, name: str) -> Picture:
+    """An upright image of 8 bits → the model's size, sRGB on white."""
+    from PIL import Image
+
+    size, profile = image.size, image.info.get("icc_profile")
+    colours, alpha = layers(image)
+    if alpha is not None:
+        changes["transparency"] = "what is transparent shows white"
+        whole = Image.merge("RGBA", (*colours.convert("RGB").split(), alpha))
+        fitted = _fit(whole, side, Image.Resampling.LANCZOS)
+        colours, alpha = fitted.convert("RGB") if colours.mode == "RGB" else fitted.convert("L"), fitted.getchannel("A")
+    else:
+        colours = _fit(colours, side, Image.Resampling.LANCZOS)
+    colours = to_srgb(colours, profile, changes)
     pixels, clear = np.array(colours), None
     if alpha is not None:
-        opaque = np.asarray(alpha)
-        clear = opaque < HALF
+        clear = np.asarray(alpha) < HALF
         white = Image.new("RGB", colours.size, "white")
         pixels = np.array(Image.composite(colours, white, alpha))
-    _say(path, changes)
+    _say(name, changes)
     return Picture(pixels, clear, size, (*changes.values(), *_fitting(size, side)))
 
 
@@ -175,7 +189,7 @@ def _opened(path: Path) -> Iterator[tuple[Image, Changes]]:
         if image.mode not in SIXTEEN and _has_sixteen_bits(path):
             changes["16 bits"] = "16 bits a channel scaled to 8"  # by Pillow
         image.load()
-        yield _turned(eight_bits(image, changes), _orientation(image, changes), changes), changes
+        yield upright(image, changes), changes
 
 
 @contextmanager
@@ -257,8 +271,8 @@ def _fitting(size: tuple[int, int], side: int) -> Iterator[str]:
         yield f"resized to {side}×{side}"
 
 
-def _say(path: Path, changes: Changes) -> None:
+def _say(name: str, changes: Changes) -> None:
     """Log each kind of change once; turning, cropping and resizing are what everybody expects."""
     for kind in changes.keys() - _said - {"orientation"}:
         _said.add(kind)
-        log.warning("%s: %s; others of the kind likewise, without saying so again", path, changes[kind])
+        log.warning("%s: %s; others of the kind likewise, without saying so again", name, changes[kind])

@@ -23,14 +23,14 @@ try:
     pipeline = Pipeline.load("digits", "onnxruntime")
 except BundleError as error:
     sys.exit(str(error))
-print(pipeline._bundle.path.parent)
+print(pipeline._models.open().path.parent)
 assert pipeline.generate(3).images.any()
 assert pickle.loads(pickle.dumps(pipeline)).generate(3).images.any()
 child = os.fork()
 if child == 0:
     sys.exit(0)
 os.waitpid(child, 0)
-assert pipeline._bundle.path.is_dir()
+assert pipeline._models.open().path.is_dir()
 """
 
 

@@ -104,7 +104,6 @@ def test_transparent_is_black() -> None:
         np.zeros((1, SIDE, SIDE, 3), np.bool_),
         torch.zeros((1, SIDE, SIDE, 3), requires_grad=True),
         torch.zeros((1, SIDE, SIDE, 3), device="meta"),
-        Image.new("I;16", (SIDE, SIDE)),
         Image.new("F", (SIDE, SIDE)),
         [Image.new("RGB", (SIDE, SIDE)), None],
     ],
@@ -127,7 +126,7 @@ def test_what_is_no_image(images: Any) -> None:
         np.full((SIDE, SIDE), np.nan),
         np.zeros((SIDE, SIDE, 3), np.uint8),
         Image.new("L", (SIDE, SIDE + 1)),
-        Image.new("I", (SIDE, SIDE)),
+        Image.new("F", (SIDE, SIDE)),
         "missing.png",
     ],
 )
@@ -167,3 +166,12 @@ def test_reconstruction_of_more_than_a_request_has(toy_bundle: Path, monkeypatch
         found = pipeline.reconstruct(images)
         assert found.images.shape == images.shape
         assert_tokens(found.tokens[-1:], pipeline.reconstruct(images[-1]).tokens)
+
+
+def test_sixteen_bits_are_scaled_as_in_a_file(tmp_path: Path) -> None:
+    """Kind: pictures as people have them. Converting such an image as it is would clip all of it to white."""
+    grey = Image.fromarray(np.linspace(0, 65_535, SIDE * SIDE).astype(np.uint16).reshape(SIDE, SIDE))
+    grey.save(tmp_path / "grey.png")
+    expected = np.asarray(grey)[..., None].repeat(3, -1) // 257
+    assert_close(as_images([grey], SIDE)[0], expected.astype(np.uint8), absolute=1)
+    assert_close(as_images([grey], SIDE), as_images([tmp_path / "grey.png"], SIDE))
