@@ -31,7 +31,7 @@ from tqdm import tqdm
 from trt_var import Pipeline, TrtVarError
 from trt_var.backends.tensorrt.record import SCHEMA, Batch, Engine, Profile, Record, read_record
 from trt_var.bench.choose import read_rows
-from trt_var.bulk.shards import Bulk, read_images, sample
+from trt_var.bulk import Bulk, read_images, sample
 from trt_var.bundle.manifest import FILE_NAME, decode
 from trt_var.bundle.opening import PACKAGED, Bundle, file_sha256
 from trt_var.pictures.reading import read_picture

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from trt_var import Pipeline, Sampling, TrtVarError, UsageError
 from trt_var.backends.tensorrt import record as records
-from trt_var.bulk.shards import Bulk, sample
+from trt_var.bulk import Bulk, sample
 from trt_var.bundle import manifest as manifests
 from trt_var.bundle.opening import PACKAGED
 from trt_var.files.arrays import UNREADABLE, check_npz
