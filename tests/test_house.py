@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -87,6 +88,21 @@ def test_imports_inside_functions_say_why() -> None:
             if not any("#" in text for text in lines[first - 2 : line]):
                 silent.append(f"{named(file)}:{line}: {statement}")
     assert not silent
+
+
+def test_examples_and_benchmarks_import_what_there_is() -> None:
+    """They are not run here, most of them: they take minutes, or a GPU."""
+    missing = []
+    for file in (file for folder in ("examples", "benchmarks") for file in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trt_var"):
+                module = importlib.import_module(node.module or "")
+                missing += [
+                    f"{named(file)}: {node.module}.{alias.name}"
+                    for alias in node.names
+                    if not hasattr(module, alias.name) and importlib.util.find_spec(f"{node.module}.{alias.name}") is None
+                ]
+    assert not missing
 
 
 @pytest.fixture
