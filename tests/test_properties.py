@@ -60,13 +60,23 @@ numbers = st.one_of(
         [Decimal(3), Fraction(1, 3), 1j, np.nan, np.bool_(True), np.array(2), np.array([1]), np.datetime64("2020-01-01")]
     ),
 )
+
+
+def of_objects(values: list[Any]) -> np.ndarray[Any, Any]:
+    """An array of whatever they are; NumPy itself would look into them."""
+    array = np.empty(len(values), object)
+    for i, value in enumerate(values):
+        array[i] = value
+    return array
+
+
 anything = st.recursive(
     st.one_of(st.none(), numbers, st.text(max_size=9), st.binary(max_size=9), st.sampled_from([object(), Path(), int, max])),
     lambda inner: st.one_of(
         st.lists(inner, max_size=5),
         st.tuples(inner),
         st.dictionaries(st.text(max_size=3), inner, max_size=3),
-        st.lists(inner, max_size=4).map(lambda values: np.array(values, dtype=object)),
+        st.lists(inner, max_size=4).map(of_objects),
     ),
     max_leaves=8,
 )
