@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trt_var.backends import choosing as backends
 from trt_var.backends import forks
 from trt_var.backends.base import Backend
+from trt_var.backends.failures import starving
 from trt_var.bundle.manifest import Manifest
 from trt_var.bundle.memory import DECODER_BATCH, MAX_BATCH
 from trt_var.bundle.opening import Bundle
@@ -193,6 +194,7 @@ class Pipeline:
         drawn = self._draw(run, batch_size, progress)
         return drawn if raw else replace(drawn, images=np.where(redrawn[:, :, None], drawn.images, pixels))
 
+    @starving("reconstructing failed")
     def reconstruct(self, images: ImageLike | Sequence[ImageLike]) -> Reconstruction:
         """Encode images and decode them again: the best that any tokens can do.
 

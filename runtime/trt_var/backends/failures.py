@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from trt_var.errors import BackendError
 
@@ -23,6 +25,15 @@ def failure(what: str, error: BaseException, *, last: bool = False) -> BackendEr
     if out_of_memory(error):
         return BackendError(f"{what}: out of memory ({said}); ask for a smaller batch_size, or {MORE}")
     return BackendError(f"{what}: {said}")
+
+
+@contextmanager
+def starving(what: str) -> Iterator[None]:
+    """Around work on arrays of the host: NumPy's MemoryError is told as an engine's."""
+    try:
+        yield
+    except MemoryError as error:
+        raise failure(what, error) from error
 
 
 def out_of_memory(error: BaseException) -> bool:

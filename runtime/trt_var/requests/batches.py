@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_var.backends.base import Backend
+from trt_var.backends.failures import starving
 from trt_var.decoding.loop import Chain, DecodedScale, decode, draw, render, upload
 from trt_var.errors import UsageError
 from trt_var.requests.checking import Run
 
 Progress = Callable[[int], object]
+Drawn = tuple[DecodedScale, NDArray[np.uint8], NDArray[np.uint16]]
 
 
 def pieces(backend: Backend, run: Run, batch_size: int, alone: bool) -> Iterator[tuple[Run, int]]:
@@ -29,10 +31,15 @@ def pieces(backend: Backend, run: Run, batch_size: int, alone: bool) -> Iterator
         run = run[size:]
 
 
+@starving("drawing failed")
 def draw_all(
     chain: Chain, run: Run, batch_size: int, alone: bool, progress: Progress | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Images [n, H, W, 3] and tokens [n, L]."""
+    """Images [n, H, W, 3] and tokens [n, L].
+
+    Raises:
+        BackendError: the engine failed, or there is too little memory.
+    """
     images, tokens = [], []
     for piece, batch in pieces(chain.backend, run, batch_size, alone):
         drawn, pictures = draw(chain, piece.request(chain.manifest, batch), shadowing=not alone)
@@ -44,13 +51,18 @@ def draw_all(
     return np.concatenate(images), np.concatenate(tokens).astype(np.uint16)
 
 
-def draw_scales(chain: Chain, run: Run, alone: bool) -> Iterator[tuple[DecodedScale, NDArray[np.uint8], NDArray[np.uint16]]]:
+def draw_scales(chain: Chain, run: Run, alone: bool) -> Iterator[Drawn]:
     """After every scale: it, what is known of all images [n, H, W, 3], and its tokens [n, tokens of the scale].
 
     Raises:
         UsageError: more images than the backend draws together.
-        BackendError: the engine failed.
+        BackendError: the engine failed, or there is too little memory.
     """
+    with starving("drawing failed"):
+        yield from _draw_scales(chain, run, alone)
+
+
+def _draw_scales(chain: Chain, run: Run, alone: bool) -> Iterator[Drawn]:
     backend, count = chain.backend, len(run.labels)
     parts = list(pieces(backend, run, count, alone))
     if len(parts) > 1 and not alone:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from trt_var import BackendError
+from trt_var import BackendError, Pipeline
 from trt_var.backends import choosing, installed
 from trt_var.backends.failures import failure
 from trt_var.backends.tensorrt import devices, runtime
@@ -200,6 +200,20 @@ try:
 except BackendError as error:
     sys.exit(0 if "out of memory" in str(error) and "smaller batch_size" in str(error) else str(error))
 """
+
+
+def test_arrays_that_find_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy may be the one that asks for too much, before the engine or after it."""
+
+    def starve(*_: object) -> None:
+        raise MemoryError("Unable to allocate 8.25 MiB")
+
+    with Pipeline.load("digits", "onnxruntime") as pipeline:
+        monkeypatch.setattr("trt_var.decoding.loop.arrays", starve)
+        with pytest.raises(BackendError, match="drawing failed: out of memory .*smaller batch_size"):
+            pipeline.generate(1)
+        with pytest.raises(BackendError, match="drawing failed: out of memory .*smaller batch_size"):
+            list(pipeline.stream(1))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory as Linux has them")
