@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trt_var.backends.failures import reason
 from trt_var.backends.installed import needed
 from trt_var.bulk import Bulk, sample_pictures
 from trt_var.errors import BackendError, DataError, UsageError
@@ -66,10 +67,9 @@ def fidelity(
             found = metric(input1=str(folder), input2=str(real), isc=True, fid=True, cuda=cuda, verbose=False, **options)
             return {name: float(value) for name, value in found.items()}
         except Exception as error:  # of torch, of a download, of whatever the metric calls
-            reason = (str(error).splitlines() or [""])[0]
             raise BackendError(
-                f"torch-fidelity failed ({type(error).__name__}: {reason}); the {count} drawings are kept in {folder}: "
-                f"the same command with --drawings {folder} goes on without drawing them again"
+                f"torch-fidelity failed ({type(error).__name__}: {reason(error)}); the {count} drawings are kept in {folder}"
+                f": the same command with --drawings {folder} goes on without drawing them again"
             ) from error
 
 

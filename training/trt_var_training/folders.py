@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trt_var.errors import DataError
+from trt_var.files.paths import OF_THE_SYSTEM
 from trt_var_export.weights.checkpoint import shown
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 OTHER_PICTURES = (".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".jxl", ".tif", ".tiff")
 # what systems and programs put beside the folders of people; hidden ones begin with a dot
 SYSTEM = {
-    "__macosx", "__pycache__", "lost+found", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin",
-    "system volume information",
-}  # fmt: skip
+    *(name.casefold() for name in OF_THE_SYSTEM),
+    *("__macosx", "__pycache__", "@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin"),
+}
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 

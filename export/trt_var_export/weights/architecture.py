@@ -21,7 +21,8 @@ from trt_var_export.weights.files.tensors import Checkpoint, check_keys, shown
 MAX_BLOCKS, MAX_LEVELS, MAX_PHIS = 128, 16, 64
 MAX_DIMENSION = 1 << 20
 MAX_SCALES, MAX_SIDE = 64, 256
-KNOWN = {(680, 10): (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (2240, 10): (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)}
+SMALL, LARGE = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)  # released, 256 and 512 pixels
+KNOWN = {(sum(side**2 for side in sides), len(sides)): sides for sides in (SMALL, LARGE)}  # by positions and scales
 Shapes = Mapping[str, tuple[int, ...]]
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def hollow(shape: TransformerShape | VqvaeShape) -> Transformer | Vqvae:
 def released_shape(depth: int) -> TransformerShape:
     """A released VAR of this depth: width 64·depth, ImageNet classes; depth 36 is the 512×512 model."""
     large = depth == 36
-    sides = KNOWN[2240 if large else 680, 10]
+    sides = LARGE if large else SMALL
     return TransformerShape(depth, 64 * depth, depth, 256 * depth, 4096, 32, 1000, large, Schedule(sides))
 
 

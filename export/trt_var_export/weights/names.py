@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trt_var.bundle.manifest import Role
 from trt_var.errors import CheckpointError, UsageError
+from trt_var.files.paths import expanded
 from trt_var_export.weights.checkpoint import Checkpoint, RandomWeights, shown
 from trt_var_export.weights.sources import CODE, VAR
 
@@ -45,7 +46,7 @@ def told_names(text: str, classes: int) -> list[str]:
         names = imagenet_names()
     else:
         try:
-            with Path(text).open("rb") as file:
+            with expanded(text).open("rb") as file:
                 names = file.read(MAX_BYTES).decode("utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error

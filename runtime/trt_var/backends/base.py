@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from trt_var.backends.failures import failure
+from trt_var.backends.failures import starving
 
 
 class Buffer(Protocol):
@@ -151,17 +151,13 @@ class HostMemory:
     drops_outputs = True
     cache_dtype: np.dtype[Any] | None = None
 
+    @starving("drawing failed")
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
-        try:
-            return np.empty(shape, dtype)
-        except MemoryError as error:
-            raise failure("drawing failed", error) from error
+        return np.empty(shape, dtype)
 
+    @starving("drawing failed")
     def upload(self, array: NDArray[Any]) -> Buffer:
-        try:
-            return np.array(array, order="C")  # a copy: engines refuse read-only memory
-        except MemoryError as error:
-            raise failure("drawing failed", error) from error
+        return np.array(array, order="C")  # a copy: engines refuse read-only memory
 
     def download(self, buffer: Buffer) -> NDArray[Any]:
         return np.asarray(buffer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,8 +54,6 @@ class Pictures:
 
     def holds(self, index: int, labels: NDArray[np.int64], seeds: NDArray[np.uint64]) -> bool:
         """Whether all pictures of a span are there and whole."""
-        for partial in self._out.glob(".unfinished-*"):  # of a run that was killed
-            shutil.rmtree(partial, ignore_errors=True)
         paths = [self._out / picture_name(i, *numbers) for i, numbers in enumerate(zip(labels, seeds, strict=True))]
         try:
             return all(path.exists() and probe(path) for path in paths)

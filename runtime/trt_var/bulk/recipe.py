@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +134,7 @@ def _recipe(pipeline: Pipeline, bulk: Bulk, checked: Run, form: Form) -> Recipe:
         checked.n_draft,
         checked.sampling,
         bulk.shard,
-        hashlib.sha256(manifests.encode(pipeline.manifest)).hexdigest(),
+        manifests.identity(pipeline.manifest),
         pipeline.engine,
         None if pipeline.exact or pipeline.batch_invariant else bulk.batch_size,
         pipeline.batch_invariant,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from trt_var.bundle.manifest import Manifest
 from trt_var.errors import OutputError
 from trt_var.files import arrays
 from trt_var.files.locking import locked
-from trt_var.files.paths import AnyPath, expanded, followed
+from trt_var.files.paths import AnyPath, expanded, followed, is_unfinished
 from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
 from trt_var.requests.checking import check_series
@@ -139,8 +140,11 @@ def _claimed(out: Path) -> Iterator[None]:
     try:
         followed(out).mkdir(parents=True, exist_ok=True)
         with locked(out / LOCK):
-            for partial in out.glob(".shard-*"):
-                partial.unlink()
+            for partial in out.iterdir():
+                if partial.is_dir() and is_unfinished(partial.name):
+                    shutil.rmtree(partial, ignore_errors=True)
+                elif partial.name.startswith(".shard-"):
+                    partial.unlink()
             yield
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}") from error

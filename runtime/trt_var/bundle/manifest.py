@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -99,6 +100,11 @@ def default_n_draft(manifest: Manifest) -> int:
 def encode(manifest: Manifest) -> bytes:
     """The manifest as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def identity(manifest: Manifest) -> str:
+    """The sha256 of the manifest, which holds those of all files: it stands for the whole bundle."""
+    return hashlib.sha256(encode(manifest)).hexdigest()
 
 
 def decode(data: bytes, where: str) -> Manifest:

@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trt_var.errors import DataError, UsageError
-from trt_var.pictures.reading import HALF, MODES, UNREADABLE, read_mask, read_picture, take_picture, upright
+from trt_var.pictures.reading import (
+    HALF,
+    MODES,
+    UNREADABLE,
+    brightness,
+    fitted_mask,
+    read_mask,
+    read_picture,
+    take_picture,
+    upright,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -105,18 +115,13 @@ def as_mask(mask: Any, size: Size, side: int) -> NDArray[np.bool_]:
 
 
 def _mask_of_picture(mask: Image, size: Size, side: int) -> NDArray[np.bool_]:
-    """What is transparent in it counts as black, as in a file."""
-    from PIL import Image, ImageOps
-
     whole = upright(_checked(mask), {})
     if whole.size not in (size, (side, side)):
         raise UsageError(
             f"mask is of {whole.width}×{whole.height} pixels; a mask is as large as the image, {size[0]}×{size[1]}, "
             f"or {side}×{side}"
         )
-    if whole.has_transparency_data:
-        whole = Image.alpha_composite(Image.new("RGBA", whole.size, "black"), whole.convert("RGBA"))
-    return np.array(ImageOps.fit(whole.convert("L"), (side, side), Image.Resampling.NEAREST)) >= HALF
+    return fitted_mask(brightness(whole), side)
 
 
 def _is_picture(value: object) -> bool:

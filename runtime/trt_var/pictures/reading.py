@@ -116,13 +116,9 @@ def read_mask(path: AnyPath, size: tuple[int, int], side: int) -> NDArray[np.boo
     Raises:
         DataError: as ``read_picture``; its size is neither the picture's nor S × S; or nothing in it is near white.
     """
-    from PIL import Image
-
     path = expanded(path)
     with _opened(path) as (image, _):
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-        mask = image.convert("L")
+        mask = brightness(image)
     if mask.size not in (size, (side, side)):
         raise DataError(
             f"{path} has {mask.width}×{mask.height} pixels; a mask is as large as the picture, {size[0]}×{size[1]}, "
@@ -131,6 +127,22 @@ def read_mask(path: AnyPath, size: tuple[int, int], side: int) -> NDArray[np.boo
     brightest = int(np.asarray(mask).max(initial=0))
     if 0 < brightest < HALF:
         raise DataError(f"the brightest pixel of {path} is {brightest}; in a mask, white (255) is redrawn and black is kept")
+    return fitted_mask(mask, side)
+
+
+def brightness(image: Image) -> Image:
+    """An upright image of 8 bits in grey; what is transparent counts as black."""
+    from PIL import Image
+
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
+    return image.convert("L")
+
+
+def fitted_mask(mask: Image, side: int) -> NDArray[np.bool_]:
+    """A grey image as a picture of its size is cropped and resized: bool [S, S], True where it is nearer white."""
+    from PIL import Image
+
     return np.array(_fit(mask, side, Image.Resampling.NEAREST)) >= HALF
 
 
@@ -147,7 +159,7 @@ def box_mask(box: Box, size: tuple[int, int], side: int) -> NDArray[np.bool_]:
         raise UsageError(f"box is {x0},{y0},{x1},{y1}; expected x0 < x1 and y0 < y1 inside the picture, {size[0]}×{size[1]}")
     mask = Image.new("L", size)
     mask.paste(255, box)
-    return np.array(_fit(mask, side, Image.Resampling.NEAREST)) >= HALF
+    return fitted_mask(mask, side)
 
 
 def probe(path: Path, decode: bool = False) -> tuple[int, int]:

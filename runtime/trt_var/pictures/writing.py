@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from trt_var.errors import OutputError
 from trt_var.files.outputs import LARGEST, picture_format
 from trt_var.files.paths import expanded
-from trt_var.files.writing import appearing, replacing
+from trt_var.files.writing import appearing, replacing, scratch
 from trt_var.pictures.encoding import with_record
 
 GREY, ROW, GAP = 128, 10, 2
@@ -122,13 +121,10 @@ def save_folder(
         with appearing(folder) as fresh:
             _save_each(fresh, images, labels, seeds, records)
         return
-    try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as partial:
-            _save_each(Path(partial), images, labels, seeds, records)
-            for path in sorted(Path(partial).iterdir()):
-                path.replace(folder / path.name)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    with scratch(folder) as partial:
+        _save_each(partial, images, labels, seeds, records)
+        for path in sorted(partial.iterdir()):
+            path.replace(folder / path.name)
 
 
 def picture_name(position: int, label: int, seed: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -78,7 +77,7 @@ def provenance_of(chain: Chain, run: Run, batch_size: int, alone: bool) -> Prove
     manifest, engine = chain.manifest, chain.backend.description
     given = "an image and a mask" if run.region is not None else "tokens" if run.teacher is not None else None
     return Provenance(
-        bundle=hashlib.sha256(manifests.encode(manifest)).hexdigest(),
+        bundle=manifests.identity(manifest),
         backend=chain.backend.name,
         engine=engine,
         arithmetic=("float16 graphs, " if manifest.precision == "fp16" else "") + arithmetic(engine),

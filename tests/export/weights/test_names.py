@@ -72,6 +72,12 @@ def test_names_that_the_user_says(thousand: dict[str, str], tmp_path: Path) -> N
         assert pipeline.generate("otter").labels.tolist() == [360]
 
 
+def test_names_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "names.txt").write_text("cat\ndog\n", encoding="utf-8")
+    assert told_names("~/names.txt", 2) == ["cat", "dog"]
+
+
 @pytest.mark.parametrize("repository", [VAR[0], CODE[0]])
 def test_released_weights_know_imagenet(repository: str) -> None:
     released = StateDict({"a": torch.zeros(1)}, {"repository": repository, "path": "var_d16.pth"})

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from trt_var.backends import failures
 from trt_var.errors import CheckpointError, printable
 from trt_var_export.weights.files.steady import SteadyFile, SteadySafetensors, fill
 
@@ -190,13 +191,12 @@ def shown(text: str, limit: int = 120) -> str:
     """A foreign name for a message: control characters escaped, the middle of a long one left out."""
     if len(text) > limit:
         text = f"{text[: limit // 2]}…{text[-limit // 2 :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(text)
 
 
 def reason(error: Exception) -> str:
     """The first line of what a library said."""
-    lines = str(error).splitlines()
-    return shown(lines[0]) if lines and lines[0] else type(error).__name__
+    return shown(failures.reason(error))
 
 
 def type_name(dtype: torch.dtype) -> str:
