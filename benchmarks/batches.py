@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from trt_var import Generation, Pipeline
-from trt_var.backends.openvino import OpenVino
+from trt_var.backends.openvino.runtime import OpenVino
 from trt_var.bundle.opening import Bundle
 
 FLOAT32 = "openvino-float32"  # no choice of the commands: there ONNX Runtime is as fast

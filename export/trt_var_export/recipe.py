@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from trt_var.schedule import Schedule
 
 log = logging.getLogger(__name__)
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Recipe:
     Attributes:
         drafter, refiner, vae: as sources.resolve takes them; without a refiner, plain VAR.
         out: the bundle's folder.
-        precision: fp32, or fp16 with norms, residual, softmax statistics and f_hat in float32.
+        precision: fp32; fp16 with norms, residual, softmax statistics and f_hat in float32; or bf16, the weights of products
+            in bfloat16 and everything else as in fp32, for CPUs.
         max_top_k: how many candidates the graphs keep, the ceiling of top_k.
         finetuned: the only N that the pair will serve; d30 and d16 then mean the pair that CoDe released for it.
         schedule: patch sides, for checkpoints that do not tell them.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trt_var import __version__
@@ -28,7 +29,7 @@ from trt_var_export.weights.checkpoint import Checkpoint
 from trt_var_export.weights.files.health import examined
 from trt_var_export.weights.names import known_names, told_names
 
-OPSET: dict[Precision, int] = {"fp32": 20, "fp16": 23}  # TensorRT fuses opset 23's Attention in float16 alone
+OPSET: dict[Precision, int] = {"fp32": 20, "bf16": 20, "fp16": 23}  # TensorRT fuses opset 23's Attention in float16 alone
 
 
 @dataclass
@@ -141,9 +142,10 @@ class Workshop:
         if precision == "fp16":
             model.to_half()
         graph = graphs.step(role, model, self.recipe.max_top_k)
-        written = self._write([graph], folder, role, checkpoint.load, hidden=("guided_logits",))[role]
+        short = self._short(unfilled(shape).to_half())
+        written = self._write([graph], folder, role, checkpoint.load, hidden=("guided_logits",), short=short)[role]
         self.progress.stage(f"{role}: class table", 1)
-        write_conditions(folder / f"{role}.conditions.npy", shape, checkpoint.load, half=precision == "fp16")
+        write_conditions(folder / f"{role}.conditions.npy", shape, checkpoint.load, half=precision != "fp32")
         if self.recipe.compare:
             self._compare_step(role, folder)
         else:
@@ -167,8 +169,9 @@ class Workshop:
         *quantiser, decoder, encoder = self._vqvae_parts(single, mixed)
         groups = {"quantiser": quantiser, "decoder": [decoder], "encoder": [encoder]}
         written: dict[str, Graph] = {}
+        short = {"decoder": self._short(unfilled(self.vae_shape).to_half())}
         for name, parts in groups.items():
-            written |= self._write(parts, folder, name, self.vae.load)
+            written |= self._write(parts, folder, name, self.vae.load, short=short.get(name, ()))
         if self.recipe.compare:
             self._compare_vqvae(single, folder)
         return written
@@ -180,6 +183,7 @@ class Workshop:
         name: str,
         load: Callable[[str], Tensor],
         hidden: tuple[str, ...] = (),
+        short: Collection[str] = (),
     ) -> dict[str, Graph]:
         """Trace graphs that share one weight file, and write them; ``hidden`` outputs are left out of NAME.onnx.
 
@@ -189,7 +193,7 @@ class Workshop:
         self.progress.stage(f"{name}: graphs", len(parts))
         for part in parts:
             model = tracing.trace(part, OPSET[self.recipe.precision])
-            tracing.bind_weights(model, part, weights, load)
+            tracing.bind_weights(model, part, weights, load, short)
             if hidden:
                 tracing.save(model, folder / f"{part.name}.logits.onnx")
             for value in [value for value in model.graph.outputs if value.name in hidden]:
@@ -199,10 +203,18 @@ class Workshop:
         self.hashes[weights.path.name] = weights.close()
         return {part.name: Graph(f"{part.name}.onnx", weights.path.name) for part in parts}
 
+    def _short(self, half: nn.Module) -> Collection[str]:
+        """The weights of products that a bundle keeps in bfloat16: the matrices that half precision would shorten."""
+        if self.recipe.precision != "bf16":
+            return ()
+        kept = {key: value.dtype for key, value in half.named_parameters() if key.endswith(".weight") and value.ndim > 1}
+        return {key for key, dtype in kept.items() if dtype == torch.float16}
+
     def _compare_step(self, role: Role, folder: Path) -> None:
         shape, precision = self.shapes[role], self.recipe.precision
         self.progress.stage(f"{role}: torch model", 1)
-        references = verify.reference_scales(shape, self.checkpoints[role].load, self.recipe.max_top_k)
+        load = tracing.rounded(self.checkpoints[role].load, self._short(unfilled(shape).to_half()))
+        references = verify.reference_scales(shape, load, self.recipe.max_top_k)
         self.progress.stage(f"{role}: comparing", len(references))
         graph = folder / f"{role}.logits.onnx"
         errors = verify.compare_step(role, graph, references, precision, self.progress.step)
@@ -210,7 +222,8 @@ class Workshop:
 
     def _compare_vqvae(self, model: Vqvae, folder: Path) -> None:
         """``model`` is float32; the graphs may be in half precision."""
-        model.load_state_dict({key: self.vae.load(key) for key in model.state_dict()}, assign=True)
+        load = tracing.rounded(self.vae.load, self._short(unfilled(self.vae_shape).to_half()))
+        model.load_state_dict({key: load(key) for key in model.state_dict()}, assign=True)
         parts = self._vqvae_parts(model, model)
         self.progress.stage("vqvae: comparing", len(parts))
         for part in parts:

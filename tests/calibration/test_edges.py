@@ -130,7 +130,7 @@ def test_over_half_precision_too(digits: Bundle, half: Bundle, tmp_path: Path, n
 
 def test_on_openvino_too(digits: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    from trt_var.backends.openvino import OpenVino
+    from trt_var.backends.openvino.runtime import OpenVino
 
     bundle = planted(digits, tmp_path / "float", silent)
     out = quantised(bundle, observe(bundle, N, FEW, SETTINGS), tmp_path / "q", groups=only("fc2"))

@@ -98,7 +98,7 @@ def test_int8_decoder(digits: Bundle, observed: Observed, tmp_path: Path) -> Non
     pictures = [render_with(backend, bundle, maps) for backend, bundle in ((OnnxRuntime(), digits), (OnnxRuntime(), out))]
     assert float(psnr(pictures[1], pictures[0]).min()) > 35
     pytest.importorskip("openvino")
-    from trt_var.backends.openvino import OpenVino
+    from trt_var.backends.openvino.runtime import OpenVino
 
     assert float(psnr(render_with(OpenVino(bfloat16=False), out, maps), pictures[0]).min()) > 30
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from conftest import TOY_DRAFTER, TOY_REFINER, TOY_VAE
 from helpers import assert_close, assert_tokens, random_weights
 from trt_var import Pipeline, Sampling, UsageError
-from trt_var.backends.openvino import OpenVino
+from trt_var.backends.openvino.runtime import OpenVino
 from trt_var.bundle.opening import Bundle
 from trt_var.decoding.loop import Request, decode, upload
 from trt_var.decoding.sampling import uniforms

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from trt_var import BundleError, Pipeline, UsageError
-from trt_var.backends.openvino import OpenVino
+from trt_var.backends.openvino.runtime import OpenVino
 from trt_var.bundle.opening import PACKAGED, Bundle
 from trt_var.requests.results import Generation
 

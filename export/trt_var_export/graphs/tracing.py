@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,11 @@ from trt_var.errors import ExportError
 from trt_var_export.graphs.modules import Traceable
 
 ALIGNMENT = 4096  # page size, so that runtimes can map single tensors
-DTYPES = {torch.float32: ir.DataType.FLOAT, torch.float16: ir.DataType.FLOAT16}
+DTYPES = {
+    torch.float32: ir.DataType.FLOAT,
+    torch.float16: ir.DataType.FLOAT16,
+    torch.bfloat16: ir.DataType.BFLOAT16,
+}
 
 
 class WeightFile:
@@ -42,7 +45,7 @@ class WeightFile:
             value = (value.T if transposed else value).to(dtype).contiguous()
             self._write(b"\0" * (-self._file.tell() % ALIGNMENT))
             offset = self._file.tell()
-            self._write(value.numpy().reshape(-1).view(np.uint8).data if value.numel() else b"")
+            self._write(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
             self._tensors[key, transposed] = ir.ExternalTensor(
                 self.path.name,
                 offset,
@@ -62,6 +65,11 @@ class WeightFile:
     def _write(self, data: bytes | memoryview) -> None:
         self._file.write(data)
         self._digest.update(data)
+
+
+def rounded(load: Callable[[str], Tensor], short: Collection[str]) -> Callable[[str], Tensor]:
+    """As ``load``, with the values that a bundle has of the tensors that it keeps in bfloat16."""
+    return lambda key: load(key).bfloat16().float() if key in short else load(key)
 
 
 class _Functional(nn.Module):
@@ -105,24 +113,41 @@ def trace(graph: Traceable, opset: int) -> ir.Model:
     return program.model
 
 
-def bind_weights(model: ir.Model, graph: Traceable, weights: WeightFile, load: Callable[[str], Tensor]) -> None:
-    """Turn the parameter inputs into initialisers in ``weights``, transposing on the way where the graph does."""
+def bind_weights(
+    model: ir.Model,
+    graph: Traceable,
+    weights: WeightFile,
+    load: Callable[[str], Tensor],
+    short: Collection[str] = (),
+) -> None:
+    """Turn the parameter inputs into initialisers in ``weights``, transposing on the way where the graph does.
+
+    Those whose keys are in ``short`` are kept in bfloat16; a Cast in the graph widens them.
+    """
     inputs = {value.name: value for value in model.graph.inputs}
     values = dict(graph.module.named_parameters())
     for name, key in graph.parameters.items():
-        value = inputs[name]
+        value, dtype = inputs[name], torch.bfloat16 if key in short else values[name].dtype
         model.graph.inputs.remove(value)
-        plain = [node for node, _ in value.uses() if not _is_transpose(node)]
-        for node in [node for node, _ in value.uses() if _is_transpose(node)]:
-            turned = ir.Value(name=f"{key}.T", const_value=weights.add(key, True, values[name].dtype, load), type=value.type)
-            turned.shape = node.outputs[0].shape
-            node.outputs[0].replace_all_uses_with(turned)
+        turned = [node for node, _ in value.uses() if _is_transpose(node)]
+        for node in turned:
+            found = _bound(model, f"{key}.T", weights.add(key, True, dtype, load))
+            node.outputs[0].replace_all_uses_with(found)
             model.graph.remove(node, safe=True)
-            model.graph.register_initializer(turned)
-        if plain:
-            value.name = key
-            value.const_value = weights.add(key, False, values[name].dtype, load)
-            model.graph.register_initializer(value)
+        if value.uses():
+            value.replace_all_uses_with(_bound(model, key, weights.add(key, False, dtype, load)))
+
+
+def _bound(model: ir.Model, name: str, content: ir.ExternalTensor) -> ir.Value:
+    """A new initialiser; of bfloat16, what widens it to float32, as the rest of the graph takes it."""
+    value = ir.Value(name=name, const_value=content, shape=content.shape, type=ir.TensorType(content.dtype))
+    model.graph.register_initializer(value)
+    if content.dtype != ir.DataType.BFLOAT16:
+        return value
+    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{name}.widen")
+    cast.outputs[0].shape, cast.outputs[0].type = content.shape, ir.TensorType(ir.DataType.FLOAT)
+    model.graph.insert_before(model.graph[0], [cast])
+    return cast.outputs[0]
 
 
 def save(model: ir.Model, path: Path) -> None:

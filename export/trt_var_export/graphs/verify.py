@@ -25,12 +25,13 @@ from trt_var_export.weights.architecture import unfilled
 log = logging.getLogger(__name__)
 BATCH = 2
 # Largest difference of guided logits over their standard deviation; the references deviate by 4 at golden weights
-LOGITS_TOLERANCE = {"fp32": 2.5e-4, "fp16": 5e-2}
+LOGITS_TOLERANCE = {"fp32": 2.5e-4, "bf16": 2.5e-4, "fp16": 5e-2}
 # Largest difference of keys and values over the standard deviation of the values
-CACHE_TOLERANCE = {"fp32": 2.5e-4, "fp16": 5e-2}
-MODULE_TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
-# Smallest share of equally drawn tokens: a draw may tip where rounding crosses a boundary
-TOKEN_AGREEMENT = {"fp32": 0.99, "fp16": 0.8}
+CACHE_TOLERANCE = {"fp32": 2.5e-4, "bf16": 2.5e-4, "fp16": 5e-2}
+MODULE_TOLERANCE = {"fp32": 1e-3, "bf16": 1e-3, "fp16": 5e-2}
+# Smallest share of equally drawn tokens: a draw may tip where rounding crosses a boundary, a few of a small scale as well
+TOKEN_AGREEMENT = {"fp32": 0.99, "bf16": 0.99, "fp16": 0.8}
+TIPPED = 2
 
 
 @dataclass(frozen=True)
@@ -224,15 +225,17 @@ def _scale_error(
         float((expected["tokens"] == found["tokens"]).mean()),
     )
     log.debug("%s", error)
+    tipped = (1 - error.tokens_equal) * expected["tokens"].size
     within = (
         error.logits_max <= LOGITS_TOLERANCE[precision]
         and error.cache_max <= CACHE_TOLERANCE[precision]
-        and error.tokens_equal >= TOKEN_AGREEMENT[precision]
+        and (error.tokens_equal >= TOKEN_AGREEMENT[precision] or round(tipped) <= TIPPED)
     )
     if not within:
         raise ExportError(
             f"the {name}'s graph disagrees with the torch model at scale {scale}: {asdict(error)}; allowed logits "
-            f"{LOGITS_TOLERANCE[precision]}, cache {CACHE_TOLERANCE[precision]}, tokens {TOKEN_AGREEMENT[precision]}"
+            f"{LOGITS_TOLERANCE[precision]}, cache {CACHE_TOLERANCE[precision]}, tokens {TOKEN_AGREEMENT[precision]} or all but "
+            f"{TIPPED}"
         )
     return error
 

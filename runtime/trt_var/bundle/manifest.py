@@ -70,7 +70,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     schema: int
     generator: Text
-    precision: Literal["fp32", "fp16"]
+    precision: Literal["fp32", "fp16", "bf16"]
     schedule: Annotated[tuple[Side, ...], Meta(max_length=64)]
     image_side: Annotated[int, Meta(ge=1, le=4096)]
     vocabulary: Annotated[int, Meta(ge=2, le=65536)]

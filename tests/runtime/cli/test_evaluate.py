@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trt_var import Pipeline
-from trt_var.backends.openvino import multiplies_bfloat16
+from trt_var.backends.openvino.runtime import multiplies_bfloat16
 from trt_var.cli.main import main
 
 FILES = ["eval", "--engines", "digits", "--per-class", "2", "--backend", "onnxruntime"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from helpers import assert_close, assert_tokens
 from trt_var import Pipeline, Sampling, UsageError
 from trt_var.backends.base import Backend
-from trt_var.backends.openvino import OpenVino
+from trt_var.backends.openvino.runtime import OpenVino
 from trt_var.bundle.opening import Bundle
 
 GREEDY = Sampling(top_k=1)

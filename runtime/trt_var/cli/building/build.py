@@ -42,7 +42,7 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--out", type=expanded, metavar="DIR", help="the bundle (default: engines/<drafter>-<refiner>)")
     parser.add_argument(
         "--precision",
-        choices=("fp32", "fp16", "int8"),
+        choices=("fp32", "fp16", "bf16", "int8"),
         default="fp32",
         help="of products and cache (default: fp32); int8: fp32 calibrated as trt-var calibrate does, with:",
     )

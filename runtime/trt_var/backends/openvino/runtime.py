@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
-from openvino.preprocess import PrePostProcessor
 
 from trt_var.backends import forks
 from trt_var.backends.base import Backend, Buffer, Graph, HostMemory, int8_products
 from trt_var.backends.failures import failure
 from trt_var.backends.installed import UnusablePackageError, check_whole
+from trt_var.backends.openvino import rewriting
 from trt_var.bundle.opening import Bundle
 from trt_var.bundle.staging import beside_weights
 
@@ -94,8 +94,10 @@ class OpenVino(HostMemory):
         try:
             with beside_weights(path) as readable:
                 model = core.read_model(readable)
+            for rewrite in (rewriting.widen_late, rewriting.turn_late, rewriting.norm_at_once):
+                rewrite(model)
             if self.cache_dtype:
-                model = _short_cache(model)
+                model = rewriting.shorten_cache(model)
             return OpenVinoGraph(core.compile_model(model, "CPU", options))
         except Exception as error:  # as above
             raise failure(f"OpenVINO cannot load {path}", error, last=True) from error
@@ -106,18 +108,6 @@ def _tensor(array: NDArray[Any]) -> ov.Tensor:
     if array.dtype == BFLOAT16:
         return ov.Tensor(array, array.shape, ov.Type.bf16)
     return ov.Tensor(array, shared_memory=True)
-
-
-def _short_cache(model: ov.Model) -> ov.Model:
-    """Keys and values of a step graph in bfloat16, as the products take them: else every pass converts them twice."""
-    past = [name for port in model.inputs if (name := port.any_name).startswith("past_")]
-    if not past:
-        return model
-    wrapped = PrePostProcessor(model)
-    for name in past:
-        wrapped.input(name).tensor().set_element_type(ov.Type.bf16)
-        wrapped.output(name.replace("past_", "new_", 1)).tensor().set_element_type(ov.Type.bf16)
-    return wrapped.build()
 
 
 def multiplies_bfloat16() -> bool:
