@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from trt_var_export.recipe import Recipe
 
 # a shell starts background jobs with Ctrl-C ignored, and what tests start would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
+_cache = tempfile.TemporaryDirectory(prefix="trt-var-cache-")
+os.environ["XDG_CACHE_HOME"] = _cache.name  # records of what was verified are not the user's
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from trt_var.backends import choosing as backends
 from trt_var.backends import forks
-from trt_var.backends.base import Backend
+from trt_var.backends.base import Backend, described
 from trt_var.backends.failures import starving
 from trt_var.bundle.manifest import Manifest
 from trt_var.bundle.memory import DECODER_BATCH, MAX_BATCH
@@ -58,7 +59,16 @@ class Pipeline:
         self._names = bundle.class_names()
 
     @classmethod
-    def load(cls, path: str | Path, backend: str = "auto", *, batch_invariant: bool = False) -> Pipeline:
+    def load(
+        cls,
+        path: str | Path,
+        backend: str = "auto",
+        *,
+        batch_invariant: bool = False,
+        threads: int | None = None,
+        warm: tuple[int | None, int] | None = None,
+        verify: bool = False,
+    ) -> Pipeline:
         """Open a bundle and check it.
 
         Args:
@@ -67,15 +77,21 @@ class Pipeline:
                 Runtime's CPU provider, what the golden vectors of the published models are compared with.
             batch_invariant: draw every image by itself, so that it is the same whatever is asked for beside it, in any
                 order and number, in any arithmetic (docs/decoding.md). Slower where there are several.
+            threads: that an engine on a CPU is given; all that the process may use if not given.
+            warm: ``n_draft`` and batch size of the requests to come, to be prepared for at once (see ``warm``).
+            verify: hash large files even if they are as they were when they were last found whole.
 
         Raises:
+            UsageError: a number out of range.
             BundleError: missing, damaged or newer bundle.
             BackendError: the backend is not usable here, or not exact for this bundle.
         """
-        bundle = Bundle.open(path)
-        pipeline = cls(bundle, backends.create(backend, bundle), batch_invariant=batch_invariant)
-        pipeline._origin = Origin.of(bundle, backend, batch_invariant)
+        bundle = Bundle.open(path, verify=verify)
+        pipeline = cls(bundle, backends.create(backend, bundle, threads), batch_invariant=batch_invariant)
+        pipeline._origin = Origin.of(bundle, backend, batch_invariant, threads)
         log.info("%s on %s", path, pipeline.backend)
+        if warm is not None:
+            pipeline.warm(*warm)
         return pipeline
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -98,8 +114,8 @@ class Pipeline:
 
     @property
     def backend(self) -> str:
-        """Engine, version, device and arithmetic in use, and what may make an image differ from one batch to another."""
-        return f"{self.engine}; {promise(self._alone, self.exact)}"
+        """Engine, device, arithmetic and threads in use, and what may make an image differ from one batch to another."""
+        return f"{described(self._backend)}; {promise(self._alone, self.exact)}"
 
     @property
     def engine(self) -> str:
@@ -119,6 +135,17 @@ class Pipeline:
     def free_memory(self) -> int | None:
         """Bytes that can still be allocated on the device; None for the host, and where the engine does not tell."""
         return self._backend.free_memory()
+
+    def warm(self, n_draft: int | None = None, batch_size: int = 1) -> None:
+        """Load and compile what such requests need, and draw one for nothing: the next is as fast as any after it.
+
+        Raises:
+            UsageError: a value out of range.
+            BundleError, BackendError: see ``generate``.
+        """
+        started = time.monotonic()
+        self.generate([-1] * check_batch_size(batch_size), n_draft=n_draft, batch_size=batch_size)
+        log.info("ready for batches of %d after %.1f s", batch_size, time.monotonic() - started)
 
     def generate(
         self,

@@ -16,7 +16,9 @@ DIGITS = "digits"
 
 class _Loads(Protocol):
     @classmethod
-    def load(cls, path: str | Path, backend: str = "auto", *, batch_invariant: bool = False) -> Any: ...
+    def load(
+        cls, path: str | Path, backend: str = "auto", *, batch_invariant: bool = False, threads: int | None = None
+    ) -> Any: ...
 
 
 Kind = TypeVar("Kind", bound=_Loads)
@@ -30,15 +32,18 @@ class Origin:
         path: the bundle's folder, absolute; None for the digits inside the package, wherever that is installed.
         backend: as it was asked for, ``auto`` too.
         batch_invariant: whether images are drawn one by one.
+        threads: as they were asked for.
     """
 
     path: Path | None
     backend: str
     batch_invariant: bool = False
+    threads: int | None = None
 
     @classmethod
-    def of(cls, bundle: Bundle, backend: str, batch_invariant: bool) -> Origin:
-        return cls(None if is_packaged(bundle.path, DIGITS) else bundle.path.absolute(), backend, batch_invariant)
+    def of(cls, bundle: Bundle, backend: str, batch_invariant: bool, threads: int | None = None) -> Origin:
+        path = None if is_packaged(bundle.path, DIGITS) else bundle.path.absolute()
+        return cls(path, backend, batch_invariant, threads)
 
 
 def reduce(kind: type[Kind], origin: Origin | None, closed: bool) -> tuple[Callable[..., Kind], tuple[type[Kind], Origin]]:
@@ -59,5 +64,5 @@ def reduce(kind: type[Kind], origin: Origin | None, closed: bool) -> tuple[Calla
 
 def _reopen(kind: type[Kind], origin: Origin) -> Kind:
     path = packaged(DIGITS) if origin.path is None else origin.path
-    pipeline: Kind = kind.load(path, origin.backend, batch_invariant=origin.batch_invariant)
+    pipeline: Kind = kind.load(path, origin.backend, batch_invariant=origin.batch_invariant, threads=origin.threads)
     return pipeline

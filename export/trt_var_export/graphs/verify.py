@@ -234,8 +234,8 @@ def _scale_error(
     if not within:
         raise ExportError(
             f"the {name}'s graph disagrees with the torch model at scale {scale}: {asdict(error)}; allowed logits "
-            f"{LOGITS_TOLERANCE[precision]}, cache {CACHE_TOLERANCE[precision]}, tokens {TOKEN_AGREEMENT[precision]} or all but "
-            f"{TIPPED}"
+            f"{LOGITS_TOLERANCE[precision]}, cache {CACHE_TOLERANCE[precision]}, tokens {TOKEN_AGREEMENT[precision]} or "
+            f"all but {TIPPED}"
         )
     return error
 

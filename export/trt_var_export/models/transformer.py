@@ -83,7 +83,7 @@ class Attention(nn.Module):
         return self.proj(out.reshape(n, rows, width)), k, v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """q [n, R, H, D], k and v [T + n, R, H, D] → [n, R·H, D]. A row's heads are as good as another row's."""
+        """Q [n, R, H, D], k and v [T + n, R, H, D] → [n, R·H, D]. A row's heads are as good as another row's."""
         q, k, v = (each.flatten(1, 2).unsqueeze(0).transpose(1, 2) for each in (q, k, v))
         # one Attention layer of opset 23; TensorRT has kernels for it in half precision and for several heads alone
         if q.dtype == torch.float16 and self.heads > 1:

@@ -56,6 +56,8 @@ class Backend(Protocol):
         rank: the higher, the faster by measurement: 3 and 4 on a GPU, 2 on a CPU with short products, 1 else, 0 slower.
         drops_outputs: whether an output that is not named costs no memory.
         cache_dtype: of keys and values, where it is not that of the graphs.
+        threads: that an engine on a CPU was given, None if none were.
+        loads_aside: whether graphs may be loaded in other threads than those that run them, several at once.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Backend(Protocol):
     rank: int
     drops_outputs: bool
     cache_dtype: np.dtype[Any] | None
+    threads: int | None
+    loads_aside: bool
 
     def load(self, path: Path, *, exact: bool = False) -> Graph:
         """Load an ONNX graph whose files have been checked.
@@ -145,11 +149,19 @@ def int8_products(quantised: bool) -> str:
     return "8-bit products, else " if quantised else ""
 
 
+def described(backend: Backend) -> str:
+    """A backend's description with its threads, on which nothing that is drawn depends."""
+    threads = backend.threads
+    return backend.description + ("" if threads is None else f", {threads} thread{'s' if threads > 1 else ''}")
+
+
 class HostMemory:
     """Buffers for engines that work on host memory, plain NumPy arrays; any batch is drawn, every one anew."""
 
     drops_outputs = True
     cache_dtype: np.dtype[Any] | None = None
+    threads: int | None = None
+    loads_aside = True
 
     @starving("drawing failed")
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:

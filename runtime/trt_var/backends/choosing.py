@@ -6,8 +6,9 @@ import importlib
 import logging
 from dataclasses import dataclass
 
-from trt_var.backends.base import Backend
+from trt_var.backends.base import Backend, described
 from trt_var.backends.installed import UnusablePackageError, needed
+from trt_var.backends.threads import checked
 from trt_var.bundle.opening import Bundle
 from trt_var.errors import BackendError, UsageError
 
@@ -37,17 +38,18 @@ class Status:
     broken: bool = False
 
 
-def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
+def create(name: str = "auto", bundle: Bundle | None = None, threads: int | None = None) -> Backend:
     """Create a backend by name; ``auto`` takes a GPU if one is usable, else the fastest on this CPU, ``exact`` float32.
 
-    TensorRT runs the engines of one bundle, and is usable where that bundle has some for this GPU.
+    TensorRT runs the engines of one bundle, and is usable where that bundle has some for this GPU. Engines on a CPU get
+    so many ``threads``, or as many as this process may use.
 
     Raises:
-        UsageError: unknown name.
+        UsageError: unknown name, or a number of threads out of range.
         BackendError: not installed, broken or not usable, with the reason and what to install.
     """
     if name == "auto":
-        return _automatic(bundle)
+        return _automatic(bundle, threads)
     if name not in (*KINDS, EXACT):
         raise UsageError(f"backend is {name!r}; expected auto, {EXACT}, {' or '.join(KINDS)}")
     if name == EXACT:
@@ -56,8 +58,8 @@ def create(name: str = "auto", bundle: Bundle | None = None) -> Backend:
     module, install = KINDS[kind]
     with needed(f"backend {name}", (kind,), install):
         found = importlib.import_module(module)
-        backend: Backend = found.OnnxRuntime() if name == EXACT else found.create(bundle)
-    log.info("backend %s: %s", name, backend.description)
+        backend: Backend = found.OnnxRuntime(threads=checked(threads)) if name == EXACT else found.create(bundle, threads)
+    log.info("backend %s: %s", name, described(backend))
     return backend
 
 
@@ -67,7 +69,7 @@ def statuses(bundle: Bundle | None = None) -> list[Status]:
     for name in KINDS:
         try:
             backend = create(name, bundle)
-            found.append(Status(name, True, backend.description, backend.rank))
+            found.append(Status(name, True, described(backend), backend.rank))
         except BackendError as error:
             found.append(Status(name, False, str(error), broken=isinstance(error, UnusablePackageError)))
     return found
@@ -78,7 +80,7 @@ def fastest(found: list[Status]) -> Status | None:
     return max((status for status in found if status.usable), key=lambda status: status.rank, default=None)
 
 
-def _automatic(bundle: Bundle | None) -> Backend:
+def _automatic(bundle: Bundle | None, threads: int | None) -> Backend:
     found = statuses(bundle)
     chosen = fastest(found)
     if chosen is None:
@@ -87,7 +89,7 @@ def _automatic(bundle: Bundle | None) -> Backend:
         if not status.usable:
             level = logging.WARNING if status.broken else logging.INFO
             log.log(level, "backend %s not considered: %s", status.name, status.detail)
-    return create(chosen.name, bundle)
+    return create(chosen.name, bundle, threads)
 
 
 def _check_exact(bundle: Bundle | None) -> None:

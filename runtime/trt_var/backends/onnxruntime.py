@@ -17,6 +17,7 @@ from trt_var.backends import forks
 from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, HostMemory, int8_products
 from trt_var.backends.failures import failure, reason
 from trt_var.backends.installed import check_whole
+from trt_var.backends.threads import checked
 from trt_var.bundle import external
 from trt_var.bundle.opening import Bundle
 from trt_var.errors import BackendError
@@ -61,12 +62,15 @@ class OnnxRuntime(HostMemory):
     _providers: tuple[Any, ...] = ("CPUExecutionProvider",)
     _device = "cpu"
 
-    def __init__(self, remark: str = "", quantised: bool = False) -> None:
+    def __init__(self, remark: str = "", quantised: bool = False, threads: int | None = None) -> None:
+        self.threads = threads
         self.description = f"ONNX Runtime {ort.__version__}, CPU, {int8_products(quantised)}float32 arithmetic{remark}"
 
     def load(self, path: Path, *, exact: bool = False) -> Graph:
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads or 0
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # every session has a pool of its own
         options.enable_cpu_mem_arena = False  # the arena keeps every scale's peak: 0.6 GB at d30+d16, and no faster
         source: Path | bytes = path
         if linked := external.through_link(path):
@@ -91,7 +95,9 @@ class OnnxRuntimeCuda(OnnxRuntime, forks.Native):
     """The CUDA provider, on device 0; buffers stay on the device until downloaded."""
 
     rank = 3
+    loads_aside = False
     _device = "cuda"
+    threads: int | None = None
     # TF32 would round float32 products to 10 bits; graphs are either exact or float16 by their own types
     _providers = ((CUDA, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}),)
 
@@ -131,15 +137,15 @@ def _address(buffer: Buffer) -> int:
     return int(buffer.ctypes.data)
 
 
-def create(bundle: Bundle | None = None) -> Backend:
+def create(bundle: Bundle | None = None, threads: int | None = None) -> Backend:
     """The CUDA provider where the installed package and the machine have it, else the CPU provider, saying why."""
     check_whole(ort, *USED)
-    quantised = bundle is not None and bundle.manifest.quantised is not None
+    quantised, threads = bundle is not None and bundle.manifest.quantised is not None, checked(threads)
     if CUDA not in ort.get_available_providers():
-        return OnnxRuntime(quantised=quantised)
+        return OnnxRuntime(quantised=quantised, threads=threads)
     try:
         backend = OnnxRuntimeCuda()
         backend.empty((1,), np.float32)  # the only sign of a missing driver or device before a session is made
     except Exception as error:  # as above
-        return OnnxRuntime(f" (CUDA not usable: {reason(error)})", quantised)
+        return OnnxRuntime(f" (CUDA not usable: {reason(error)})", quantised, threads)
     return backend

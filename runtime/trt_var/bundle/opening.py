@@ -18,6 +18,7 @@ from trt_var.bundle import external
 from trt_var.bundle import manifest as manifests
 from trt_var.bundle.manifest import Graph, Manifest, Role
 from trt_var.bundle.packaged import packaged
+from trt_var.bundle.verified import Stamp, Verified
 from trt_var.errors import BundleError
 from trt_var.files import arrays
 from trt_var.files.paths import AnyPath, expanded, followed
@@ -38,20 +39,22 @@ class Bundle:
         schedule: the patch sides as a Schedule.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, verify: bool = False) -> None:
         self.path = path
         self.manifest = manifest
         self.schedule = Schedule(manifest.schedule)
+        self._verified = Verified(path, trusted=not verify)
         self._checked: set[str] = set()
-        self._lock = threading.Lock()
+        self._locks = {name: threading.Lock() for name in manifest.files}
 
     @classmethod
-    def open(cls, path: AnyPath) -> Bundle:
+    def open(cls, path: AnyPath, *, verify: bool = False) -> Bundle:
         """Read and check the manifest. Sizes are compared now, hashes when a file is first used.
 
         Args:
             path: a bundle's folder, or ``digits``, the one inside the package, where no folder has that name; ``~`` is
                 written out, and a link followed once, so that what is read later is of the same bundle.
+            verify: hash large files even if they are as they were when they were last found whole (see ``verified``).
 
         Raises:
             BundleError: no bundle there, a newer schema, a file missing or of another size.
@@ -67,7 +70,7 @@ class Bundle:
                 )
             if file.stat().st_size > manifests.MAX_BYTES:
                 raise BundleError(f"{file} is larger than {manifests.MAX_BYTES} bytes: not a manifest")
-            bundle = cls(followed(path), manifests.decode(file.read_bytes(), str(file)))
+            bundle = cls(followed(path), manifests.decode(file.read_bytes(), str(file)), verify)
             for name in bundle.manifest.files:
                 bundle._check_size(name)
         except OSError as error:
@@ -86,16 +89,19 @@ class Bundle:
             raise BundleError(f"cannot read {self.path / name}: {error.strerror or error}") from error
 
     def _check_content(self, name: str) -> Path:
-        path = self._check_size(name)
-        with self._lock:
-            if name not in self._checked:
-                expected = self.manifest.files[name].sha256
+        path, expected = self._check_size(name), self.manifest.files[name].sha256
+        with self._locks[name]:
+            if name in self._checked:
+                return path
+            if not self._verified.holds("sha256", path, expected):
+                before = Stamp.of(path)
                 found = file_sha256(path)
                 if found != expected:
                     raise BundleError(
                         f"{path} was altered: sha256 {found[:12]}…, expected {expected[:12]}…; copy the bundle again"
                     )
-                self._checked.add(name)
+                self._verified.keep("sha256", path, expected, before)
+            self._checked.add(name)
         return path
 
     def graph(self, graph: Graph) -> Path:
@@ -118,7 +124,7 @@ class Bundle:
         return path
 
     def verify(self) -> None:
-        """Compare every file's sha256.
+        """Compare every file's sha256, as far as ``file`` has not.
 
         Raises:
             BundleError: for the first file that differs.
@@ -143,9 +149,17 @@ class Bundle:
             raise BundleError(f"{path} is not a condition table (an archive of arrays); build the bundle again")
         if table.shape != expected or table.dtype.kind != "f":
             raise BundleError(f"{path} has shape {table.shape} {table.dtype}, expected {expected} of floats")
-        if not arrays.all_finite(path, table, table.offset):
-            raise BundleError(f"{path} holds values that are not finite; build the bundle again")
+        self._check_finite(path, table)
         return table
+
+    def _check_finite(self, path: Path, table: NDArray[np.floating]) -> None:
+        sha256 = self.manifest.files[path.name].sha256
+        if self._verified.holds("finite", path, sha256):
+            return
+        before = Stamp.of(path)
+        if not arrays.all_finite(path, table, getattr(table, "offset", 0)):
+            raise BundleError(f"{path} holds values that are not finite; build the bundle again")
+        self._verified.keep("finite", path, sha256, before)
 
     def class_names(self) -> list[str]:
         """One line of comma-separated names a class, or an empty list.

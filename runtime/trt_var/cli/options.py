@@ -12,6 +12,7 @@ from trt_var.files.paths import expanded
 if TYPE_CHECKING:
     from trt_var.bundle.manifest import Manifest
     from trt_var.decoding.sampling import Sampling
+    from trt_var.pipeline import Pipeline
 
 BACKENDS = ("auto", "tensorrt", "onnxruntime", "openvino", "exact")
 
@@ -29,6 +30,17 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="auto", help=backend)
     alone = "draw every image by itself: the same whatever is drawn with it, in any arithmetic; slower"
     parser.add_argument("--batch-invariant", action="store_true", help=alone)
+    parser.add_argument("--threads", type=int, metavar="n", help="of an engine on a CPU (default: all that may be used)")
+    again = "hash large files again, even if they are as they were when they were last found whole"
+    parser.add_argument("--verify", action="store_true", help=again)
+
+
+def pipeline(options: argparse.Namespace) -> Pipeline:
+    """The bundle and backend that were asked for, opened."""
+    from trt_var.pipeline import Pipeline
+
+    names = ("batch_invariant", "threads", "verify")
+    return Pipeline.load(options.engines, options.backend, **{name: getattr(options, name) for name in names})
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trt_var.backends.base import Backend, Graph
+from trt_var.bundle.manifest import Graph as Files
 from trt_var.bundle.manifest import Manifest, Role
 from trt_var.bundle.opening import Bundle
+from trt_var.decoding.deferred import Deferred, Loaders
 from trt_var.decoding.loop import Chain, Transformer
 from trt_var.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 
 class Models:
@@ -24,13 +33,13 @@ class Models:
         self.backend = backend
         self._bundle: Bundle | None = bundle
         self._lock = threading.Lock()
-        self._transformers: dict[tuple[Role, bool], Transformer] = {}
+        self._conditions: dict[Role, NDArray[np.floating]] = {}
         self._graphs: dict[str, Graph] = {}
 
     def _after_fork(self) -> None:
         """Called in a forked child: the parent's models are of no use there, and its lock may never be given back."""
         self._lock = threading.Lock()
-        self._transformers, self._graphs = {}, {}
+        self._conditions, self._graphs = {}, {}
         if self._bundle:
             self._bundle = Bundle(self._bundle.path, self._bundle.manifest)
 
@@ -38,7 +47,7 @@ class Models:
         """Release them; passes that are under way finish."""
         with self._lock:
             self._bundle = None
-            self._transformers.clear()
+            self._conditions.clear()
             self._graphs.clear()
             self.backend.close()
 
@@ -60,46 +69,56 @@ class Models:
     def chain(self, n_draft: int, smooth: bool = False) -> Chain:
         """The graphs of a decoding. With ``smooth`` they are others, which hold the weights a second time if both are used.
 
+        Graphs may still be loading when it is returned; those that turn out damaged raise when they are first run.
+
         Raises:
             UsageError: closed.
             BundleError: a file that is damaged.
             BackendError: a graph that the backend cannot load.
         """
-        manifest = self.open().manifest
+        bundle, loaders = self.open(), Loaders()
+        manifest = bundle.manifest
         used: dict[Role, bool] = {"drafter": n_draft > 0, "refiner": n_draft < len(manifest.schedule)}
         with self._lock:
-            for role in (role for role in used if used[role]):
-                if (role, smooth) not in self._transformers:
-                    self._transformers[role, smooth] = self._load_transformer(role, smooth)
-            quantiser = tuple(self._load(graph.onnx, exact=True) for graph in manifest.quantiser)
-            decoder = self._load(manifest.decoder.onnx)
-            smoothing = tuple(self._load(graph.onnx, exact=True) for graph in manifest.smooth or () if smooth)
-            loaded = {role: model for (role, logits), model in self._transformers.items() if logits == smooth}
-            return Chain(self.backend, manifest, loaded, quantiser, decoder, smoothing)
+            loaded = {role: self._transformer(role, smooth, loaders) for role in used if used[role]}
+            quantiser = tuple(self._load(graph, loaders, exact=True) for graph in manifest.quantiser)
+            decoder = self._load(manifest.decoder, loaders)
+            smoothing = tuple(self._load(graph, loaders, exact=True) for graph in manifest.smooth or () if smooth)
+            loaders.end()
+        return Chain(self.backend, manifest, loaded, quantiser, decoder, smoothing)
 
     def renderer(self) -> Chain:
         """A chain of the decoder alone. Errors as of ``chain``."""
         with self._lock:
-            return Chain(self.backend, self.manifest, {}, (), self._load(self.manifest.decoder.onnx))
+            return Chain(self.backend, self.manifest, {}, (), self._load(self.manifest.decoder))
 
     def encoder(self) -> Graph:
         """The encoder. Errors as of ``chain``."""
         with self._lock:
-            return self._load(self.manifest.encoder.onnx, exact=True)
+            return self._load(self.manifest.encoder, exact=True)
 
-    def _load_transformer(self, role: Role, smooth: bool) -> Transformer:
+    def _transformer(self, role: Role, smooth: bool, loaders: Loaders) -> Transformer:
+        """A model with its class table; the lock is held."""
         bundle = self.open()
         model = bundle.manifest.models[role]
-        conditions = bundle.conditions(role)
-        step = self.backend.load(bundle.graph(model.logits if smooth and model.logits else model.step))
-        return Transformer(step, conditions, model.depth, model.heads)
+        graph = model.logits if smooth and model.logits else model.step
+        step = self._load(graph, loaders)
+        if role not in self._conditions:
+            self._conditions[role] = bundle.conditions(role)
+        return Transformer(step, self._conditions[role], model.depth, model.heads)
 
-    def _load(self, name: str, exact: bool = False) -> Graph:
-        """Load a graph of the VQVAE once; the lock is held."""
-        if name not in self._graphs:
-            bundle = self.open()
-            manifest = bundle.manifest
-            vqvae = (*manifest.quantiser, *(manifest.smooth or ()), manifest.decoder, manifest.encoder)
-            graphs = {graph.onnx: graph for graph in vqvae}
-            self._graphs[name] = self.backend.load(bundle.graph(graphs[name]), exact=exact)
-        return self._graphs[name]
+    def _load(self, graph: Files, loaders: Loaders | None = None, exact: bool = False) -> Graph:
+        """Load a graph once, in another thread where the backend bears that; the lock is held."""
+        found = self._graphs.get(graph.onnx)
+        if found is None or (isinstance(found, Deferred) and found.failed):
+            bundle, backend = self.open(), self.backend
+
+            def load() -> Graph:
+                started = time.monotonic()
+                loaded = backend.load(bundle.graph(graph), exact=exact)
+                log.debug("%s loaded in %.2f s", graph.onnx, time.monotonic() - started)
+                return loaded
+
+            found = loaders.begin(load) if loaders and backend.loads_aside else load()
+            self._graphs[graph.onnx] = found
+        return found

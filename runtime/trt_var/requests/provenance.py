@@ -16,6 +16,8 @@ from trt_var.decoding.sampling import Sampling
 from trt_var.errors import UsageError
 from trt_var.requests.checking import Run
 
+KEPT = {"fp16": "float16 graphs, ", "bf16": "bfloat16 weights, "}
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -80,7 +82,7 @@ def provenance_of(chain: Chain, run: Run, batch_size: int, alone: bool) -> Prove
         bundle=manifests.identity(manifest),
         backend=chain.backend.name,
         engine=engine,
-        arithmetic=("float16 graphs, " if manifest.precision == "fp16" else "") + arithmetic(engine),
+        arithmetic=KEPT.get(manifest.precision, "") + arithmetic(engine),
         n_draft=run.n_draft,
         sampling=run.sampling,
         batch_size=min(batch_size, len(run.labels)),
@@ -92,7 +94,7 @@ def provenance_of(chain: Chain, run: Run, batch_size: int, alone: bool) -> Prove
 
 def is_exact(manifest: Manifest, engine: str) -> bool:
     """Whether an engine computes everything of a bundle in float32."""
-    return manifest.precision == "fp32" and manifest.quantised is None and arithmetic(engine) == "float32"
+    return manifest.precision != "fp16" and manifest.quantised is None and arithmetic(engine) == "float32"
 
 
 def promise(alone: bool, exact: bool) -> str:

@@ -78,7 +78,7 @@ def test_broken_engine(
     found = {status.name: status for status in choosing.statuses()}
     assert found[other].usable
     assert not found[name].usable
-    assert reason.replace("has no", "has no" if name == "onnxruntime" else "openvino.preprocess") in found[name].detail
+    assert reason.replace("has no", "has no" if name == "onnxruntime" else "opset13") in found[name].detail
     assert ("--force-reinstall" in found[name].detail) == ("MemoryError" not in text)
     assert main(["backends"]) == 0
     assert f"{name:12} no" in capsys.readouterr().out

@@ -39,7 +39,7 @@ def turn_late(model: ov.Model) -> None:
 
 
 def norm_at_once(model: ov.Model) -> None:
-    """x / ‖x‖ of a head as root mean squares, which are one kernel."""
+    """X / ‖x‖ of a head as root mean squares, which are one kernel."""
     for division in _of(model, "Divide"):
         norm = division.input_value(1).get_node()
         while norm.get_type_name() in ("Minimum", "Maximum"):  # at least so large, however the graph says it

@@ -15,6 +15,7 @@ from trt_var.backends.base import Backend, Buffer, Graph, HostMemory, int8_produ
 from trt_var.backends.failures import failure
 from trt_var.backends.installed import UnusablePackageError, check_whole
 from trt_var.backends.openvino import rewriting
+from trt_var.backends.threads import checked
 from trt_var.bundle.opening import Bundle
 from trt_var.bundle.staging import beside_weights
 
@@ -74,8 +75,8 @@ class OpenVino(HostMemory):
 
     name = "openvino"
 
-    def __init__(self, bfloat16: bool, quantised: bool = False) -> None:
-        self._core = _Core()
+    def __init__(self, bfloat16: bool, quantised: bool = False, threads: int | None = None) -> None:
+        self._core, self.threads = _Core(), threads
         self._precision = "bf16" if bfloat16 else "f32"
         self.cache_dtype = BFLOAT16 if bfloat16 else None
         self.rank = 2 if bfloat16 or quantised else 0  # in float32, ONNX Runtime is as fast and needs half the memory
@@ -87,6 +88,8 @@ class OpenVino(HostMemory):
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32" if exact else self._precision,
         }
+        if self.threads is not None:
+            options["INFERENCE_NUM_THREADS"] = str(self.threads)
         _threads.check()
         if self._core.orphaned:
             self._core = _Core()
@@ -115,8 +118,8 @@ def multiplies_bfloat16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def create(bundle: Bundle | None = None) -> Backend:
+def create(bundle: Bundle | None = None, threads: int | None = None) -> Backend:
     """The CPU plugin in the fastest precision that the processor has."""
     check_whole(ov, *USED)
     _threads.check()
-    return OpenVino(multiplies_bfloat16(), quantised=bundle is not None and bundle.manifest.quantised is not None)
+    return OpenVino(multiplies_bfloat16(), bundle is not None and bundle.manifest.quantised is not None, checked(threads))

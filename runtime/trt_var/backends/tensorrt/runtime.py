@@ -46,6 +46,8 @@ class TensorRT(Native):
     rank = 4
     drops_outputs = False
     cache_dtype: np.dtype[Any] | None = None
+    threads: int | None = None
+    loads_aside = False  # contexts of a device belong to the thread that made them
 
     def __init__(self, trt: Any, device: Device, bundle: Bundle, folder: Path, record: Record) -> None:
         super().__init__()
@@ -234,8 +236,8 @@ def rebuild(bundle: Bundle, kind: Kind, target: str) -> str:
     return f"build them with trt-var engines {bundle.path} --kind {kind}{aimed} --force"
 
 
-def create(bundle: Bundle | None = None) -> Backend:
-    """The engines of a bundle that this machine's TensorRT and GPU can run.
+def create(bundle: Bundle | None = None, threads: int | None = None) -> Backend:
+    """The engines of a bundle that this machine's TensorRT and GPU can run; ``threads`` are of no use to it.
 
     Raises:
         BackendError: no TensorRT, no GPU, or no engines for them, with what to do.

@@ -55,7 +55,6 @@ def add(subparsers: Any, name: str) -> None:
 
 
 def _inpaint(options: argparse.Namespace) -> None:
-    from trt_var import Pipeline
     from trt_var.files.outputs import check_targets
     from trt_var.pictures import reading as pictures
     from trt_var.pictures import writing as images
@@ -66,7 +65,7 @@ def _inpaint(options: argparse.Namespace) -> None:
     check_targets([options.out], folders=[options.out_dir])
     if not 1 <= options.num <= MAX_IMAGES:
         raise UsageError(f"--num is {options.num}; expected 1 to {MAX_IMAGES}")
-    with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
+    with arguments.pipeline(options) as pipeline:
         side = pipeline.manifest.image_side
         if options.out:
             images.check_size(options.out, images.grid_size(options.num + 2, side, min(options.num + 2, images.ROW)))

@@ -29,7 +29,6 @@ def add(subparsers: Any, name: str) -> None:
 def _reconstruct(options: argparse.Namespace) -> None:
     import numpy as np
 
-    from trt_var import Pipeline
     from trt_var.files.outputs import check_targets
     from trt_var.pictures import reading as pictures
     from trt_var.pictures import writing as images
@@ -38,7 +37,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
     check_targets([options.out], files=[options.save_npz])
     if len(options.images) > MAX_IMAGES:
         raise UsageError(f"{len(options.images)} pictures; expected at most {MAX_IMAGES}")
-    with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
+    with arguments.pipeline(options) as pipeline:
         images.check_size(options.out, images.grid_size(2 * len(options.images), pipeline.manifest.image_side, 2))
         given = [pictures.read_picture(path, pipeline.manifest.image_side) for path in options.images]
         pixels = np.stack([picture.pixels for picture in given])

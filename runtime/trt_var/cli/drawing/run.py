@@ -66,14 +66,13 @@ def _run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from trt_var.files.outputs import check_targets
-    from trt_var.pipeline import Pipeline
     from trt_var.requests.checking import check_batch_size
 
     if not (options.out or options.out_dir or options.save_npz or options.steps):
         options.out = Path("grid.png")
     check_targets([options.out], [options.steps], [options.save_npz], [options.out_dir])
     check_batch_size(options.batch_size)
-    with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
+    with arguments.pipeline(options) as pipeline:
         wanted = _labels(options, pipeline.manifest)
         _check_sizes(options, pipeline.manifest, len(wanted))
         settings = {

@@ -45,13 +45,12 @@ def add(subparsers: Any, name: str) -> None:
 def _sample(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from trt_var import Pipeline
     from trt_var.bulk import read_mixed
     from trt_var.files.outputs import check_targets
     from trt_var.quality import samples
 
     check_targets(files=[options.adm_npz], folders=[options.out])
-    with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
+    with arguments.pipeline(options) as pipeline:
         wanted = _wanted(options, pipeline.manifest)
         with tqdm(total=wanted.num, unit="image", disable=None) as bar:
             shards = _drawn(pipeline, wanted, options.out, bar.update)

@@ -58,11 +58,10 @@ def add(subparsers: Any, name: str) -> None:
 
 def _eval(options: argparse.Namespace) -> None:
     from trt_var.files.outputs import check_targets
-    from trt_var.pipeline import Pipeline
 
     _check(options)
     check_targets(files=[options.adm_npz, options.json], folders=[options.drawings])
-    with Pipeline.load(options.engines, options.backend, batch_invariant=options.batch_invariant) as pipeline:
+    with arguments.pipeline(options) as pipeline:
         print(f"{options.engines} on {pipeline.backend}")
         for n_draft in _drafts(options, pipeline):
             _series(options, pipeline, n_draft).check(pipeline, options.rounds)

@@ -55,7 +55,7 @@ def test_engines_for_large_batches_alone(tmp_path: Path) -> None:
 def test_reconstructing_needs_no_transformer(digits: Path) -> None:
     with Pipeline.load(digits, "tensorrt") as pipeline:
         pipeline.reconstruct(np.zeros((1, 32, 32, 3), np.uint8))
-        assert not pipeline._models._transformers
+        assert set(pipeline._models._graphs) == {"encoder.onnx", "decoder.onnx"}
 
 
 def test_previews_that_cannot_fit_are_refused(digits: Path) -> None:
@@ -105,17 +105,19 @@ def test_threads_and_pipelines(digits: Path) -> None:
                 assert_same(found, expected[job % 10])
 
 
+def transformers(pipeline: Pipeline) -> set[str]:
+    return pipeline._models._graphs.keys() & {"drafter.onnx", "refiner.onnx"}
+
+
 def test_the_last_scale_is_drawn_by_the_engine_without_a_cache(digits: Path) -> None:
     with Pipeline.load(digits, "tensorrt") as pipeline:
         pipeline.generate([1], n_draft=4)
-        refiner = pipeline._models._transformers["refiner", False].step
+        refiner = pipeline._models._graphs["refiner.onnx"]
         assert refiner._final is not None  # type: ignore[attr-defined]
-        assert set(pipeline._models._transformers) == {("drafter", False), ("refiner", False)}
+        assert transformers(pipeline) == {"drafter.onnx", "refiner.onnx"}
     with Pipeline.load(digits, "tensorrt") as pipeline:
         pipeline.generate([1], n_draft=6)
-        assert set(pipeline._models._transformers) == {("drafter", False)}, (
-            "the refiner's weights are not loaded for nothing"
-        )
+        assert transformers(pipeline) == {"drafter.onnx"}, "the refiner's weights are not loaded for nothing"
 
 
 def test_closing_frees_everything(digits: Path) -> None:
