@@ -71,11 +71,13 @@ class ProbedGraph(OnnxGraph):
 class Observer(OnnxRuntime):
     """ONNX Runtime that watches the transformers."""
 
+    loads_aside = False  # one model in memory at a time while it is edited
+
     def __init__(self, before: Observed) -> None:
         super().__init__()
         self.observed = before
 
-    def load(self, path: Path, *, exact: bool = False) -> Graph:
+    def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         if path.stem not in ("drafter", "refiner"):
             return super().load(path, exact=exact)
         role: Role = "drafter" if path.stem == "drafter" else "refiner"

@@ -30,7 +30,9 @@ Walk = tuple[list[NDArray[np.int32]], list[NDArray[np.float32]]]
 class LogitsBackend(OnnxRuntime):
     """ONNX Runtime whose step graphs also return their guided logits."""
 
-    def load(self, path: Path, *, exact: bool = False) -> Graph:
+    loads_aside = False  # as in observe.Observer
+
+    def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         if path.stem not in ("drafter", "refiner"):
             return super().load(path, exact=exact)
         model = load(path)

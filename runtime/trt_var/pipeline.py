@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trt_var.backends import choosing as backends
 from trt_var.backends import forks
-from trt_var.backends.base import Backend, described
+from trt_var.backends.base import Backend, Wishes, described
 from trt_var.backends.failures import starving
 from trt_var.bundle.manifest import Manifest
 from trt_var.bundle.memory import DECODER_BATCH, MAX_BATCH
@@ -66,6 +66,7 @@ class Pipeline:
         *,
         batch_invariant: bool = False,
         threads: int | None = None,
+        keep_compiled: bool = False,
         warm: tuple[int | None, int] | None = None,
         verify: bool = False,
     ) -> Pipeline:
@@ -78,6 +79,8 @@ class Pipeline:
             batch_invariant: draw every image by itself, so that it is the same whatever is asked for beside it, in any
                 order and number, in any arithmetic (docs/decoding.md). Slower where there are several.
             threads: that an engine on a CPU is given; all that the process may use if not given.
+            keep_compiled: keep what OpenVINO compiles in the user's cache: later starts are shorter, for as much disk as the
+                weights take (docs/backends.md).
             warm: ``n_draft`` and batch size of the requests to come, to be prepared for at once (see ``warm``).
             verify: hash large files even if they are as they were when they were last found whole.
 
@@ -87,8 +90,9 @@ class Pipeline:
             BackendError: the backend is not usable here, or not exact for this bundle.
         """
         bundle = Bundle.open(path, verify=verify)
-        pipeline = cls(bundle, backends.create(backend, bundle, threads), batch_invariant=batch_invariant)
-        pipeline._origin = Origin.of(bundle, backend, batch_invariant, threads)
+        wishes = Wishes(threads, keep_compiled)
+        pipeline = cls(bundle, backends.create(backend, bundle, wishes), batch_invariant=batch_invariant)
+        pipeline._origin = Origin.of(bundle, backend, batch_invariant, wishes)
         log.info("%s on %s", path, pipeline.backend)
         if warm is not None:
             pipeline.warm(*warm)

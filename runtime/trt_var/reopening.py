@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from trt_var.backends.base import NO_WISHES, Wishes
 from trt_var.bundle.opening import Bundle
 from trt_var.bundle.packaged import is_packaged, packaged
 from trt_var.errors import UsageError
@@ -17,7 +18,13 @@ DIGITS = "digits"
 class _Loads(Protocol):
     @classmethod
     def load(
-        cls, path: str | Path, backend: str = "auto", *, batch_invariant: bool = False, threads: int | None = None
+        cls,
+        path: str | Path,
+        backend: str = "auto",
+        *,
+        batch_invariant: bool = False,
+        threads: int | None = None,
+        keep_compiled: bool = False,
     ) -> Any: ...
 
 
@@ -32,18 +39,18 @@ class Origin:
         path: the bundle's folder, absolute; None for the digits inside the package, wherever that is installed.
         backend: as it was asked for, ``auto`` too.
         batch_invariant: whether images are drawn one by one.
-        threads: as they were asked for.
+        wishes: what was asked of an engine on a CPU.
     """
 
     path: Path | None
     backend: str
     batch_invariant: bool = False
-    threads: int | None = None
+    wishes: Wishes = NO_WISHES
 
     @classmethod
-    def of(cls, bundle: Bundle, backend: str, batch_invariant: bool, threads: int | None = None) -> Origin:
+    def of(cls, bundle: Bundle, backend: str, batch_invariant: bool, wishes: Wishes = NO_WISHES) -> Origin:
         path = None if is_packaged(bundle.path, DIGITS) else bundle.path.absolute()
-        return cls(path, backend, batch_invariant, threads)
+        return cls(path, backend, batch_invariant, wishes)
 
 
 def reduce(kind: type[Kind], origin: Origin | None, closed: bool) -> tuple[Callable[..., Kind], tuple[type[Kind], Origin]]:
@@ -64,5 +71,6 @@ def reduce(kind: type[Kind], origin: Origin | None, closed: bool) -> tuple[Calla
 
 def _reopen(kind: type[Kind], origin: Origin) -> Kind:
     path = packaged(DIGITS) if origin.path is None else origin.path
-    pipeline: Kind = kind.load(path, origin.backend, batch_invariant=origin.batch_invariant, threads=origin.threads)
+    alone = origin.batch_invariant
+    pipeline: Kind = kind.load(path, origin.backend, batch_invariant=alone, **asdict(origin.wishes))
     return pipeline

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +48,22 @@ class Graph(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of an engine on a CPU; GPUs have no use for it.
+
+    Attributes:
+        threads: that it may take; None for all that the process may use.
+        keep_compiled: whether it keeps what it compiles in the user's cache, where it can, for the next process.
+    """
+
+    threads: int | None = None
+    keep_compiled: bool = False
+
+
+NO_WISHES = Wishes()
+
+
 class Backend(Protocol):
     """One kind of engine.
 
@@ -56,6 +73,7 @@ class Backend(Protocol):
         rank: the higher, the faster by measurement: 3 and 4 on a GPU, 2 on a CPU with short products, 1 else, 0 slower.
         drops_outputs: whether an output that is not named costs no memory.
         cache_dtype: of keys and values, where it is not that of the graphs.
+        piece: how many images the decoder takes at once; larger batches are rendered in pieces.
         threads: that an engine on a CPU was given, None if none were.
         loads_aside: whether graphs may be loaded in other threads than those that run them, several at once.
     """
@@ -65,13 +83,17 @@ class Backend(Protocol):
     rank: int
     drops_outputs: bool
     cache_dtype: np.dtype[Any] | None
+    piece: int
     threads: int | None
     loads_aside: bool
 
-    def load(self, path: Path, *, exact: bool = False) -> Graph:
+    def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         """Load an ONNX graph whose files have been checked.
 
-        ``exact`` asks for float32 arithmetic even where the backend would compute in a shorter type.
+        Args:
+            path: the graph.
+            exact: compute in float32 even where the backend would take a shorter type.
+            images: the batch that its first axis will always have; None if any.
 
         Raises:
             BackendError: the engine cannot read or build the graph.
@@ -160,6 +182,7 @@ class HostMemory:
 
     drops_outputs = True
     cache_dtype: np.dtype[Any] | None = None
+    piece = 1  # maps of full resolution of more images than one fit no cache, and take longer
     threads: int | None = None
     loads_aside = True
 

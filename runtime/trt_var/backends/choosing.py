@@ -6,7 +6,7 @@ import importlib
 import logging
 from dataclasses import dataclass
 
-from trt_var.backends.base import Backend, described
+from trt_var.backends.base import NO_WISHES, Backend, Wishes, described
 from trt_var.backends.installed import UnusablePackageError, needed
 from trt_var.backends.threads import checked
 from trt_var.bundle.opening import Bundle
@@ -38,18 +38,18 @@ class Status:
     broken: bool = False
 
 
-def create(name: str = "auto", bundle: Bundle | None = None, threads: int | None = None) -> Backend:
+def create(name: str = "auto", bundle: Bundle | None = None, wishes: Wishes = NO_WISHES) -> Backend:
     """Create a backend by name; ``auto`` takes a GPU if one is usable, else the fastest on this CPU, ``exact`` float32.
 
-    TensorRT runs the engines of one bundle, and is usable where that bundle has some for this GPU. Engines on a CPU get
-    so many ``threads``, or as many as this process may use.
+    TensorRT runs the engines of one bundle, and is usable where that bundle has some for this GPU. ``wishes`` are
+    for engines on a CPU.
 
     Raises:
         UsageError: unknown name, or a number of threads out of range.
         BackendError: not installed, broken or not usable, with the reason and what to install.
     """
     if name == "auto":
-        return _automatic(bundle, threads)
+        return _automatic(bundle, wishes)
     if name not in (*KINDS, EXACT):
         raise UsageError(f"backend is {name!r}; expected auto, {EXACT}, {' or '.join(KINDS)}")
     if name == EXACT:
@@ -58,7 +58,9 @@ def create(name: str = "auto", bundle: Bundle | None = None, threads: int | None
     module, install = KINDS[kind]
     with needed(f"backend {name}", (kind,), install):
         found = importlib.import_module(module)
-        backend: Backend = found.OnnxRuntime(threads=checked(threads)) if name == EXACT else found.create(bundle, threads)
+        backend: Backend = (
+            found.OnnxRuntime(threads=checked(wishes.threads)) if name == EXACT else found.create(bundle, wishes)
+        )
     log.info("backend %s: %s", name, described(backend))
     return backend
 
@@ -80,7 +82,7 @@ def fastest(found: list[Status]) -> Status | None:
     return max((status for status in found if status.usable), key=lambda status: status.rank, default=None)
 
 
-def _automatic(bundle: Bundle | None, threads: int | None) -> Backend:
+def _automatic(bundle: Bundle | None, wishes: Wishes) -> Backend:
     found = statuses(bundle)
     chosen = fastest(found)
     if chosen is None:
@@ -89,7 +91,7 @@ def _automatic(bundle: Bundle | None, threads: int | None) -> Backend:
         if not status.usable:
             level = logging.WARNING if status.broken else logging.INFO
             log.log(level, "backend %s not considered: %s", status.name, status.detail)
-    return create(chosen.name, bundle, threads)
+    return create(chosen.name, bundle, wishes)
 
 
 def _check_exact(bundle: Bundle | None) -> None:

@@ -14,11 +14,12 @@ import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
 
 from trt_var.backends import forks
-from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, HostMemory, int8_products
+from trt_var.backends.base import NO_WISHES, Backend, Buffer, DeviceArray, Graph, HostMemory, Wishes, int8_products
 from trt_var.backends.failures import failure, reason
 from trt_var.backends.installed import check_whole
 from trt_var.backends.threads import checked
 from trt_var.bundle import external
+from trt_var.bundle.memory import DECODER_BATCH
 from trt_var.bundle.opening import Bundle
 from trt_var.errors import BackendError
 
@@ -66,7 +67,7 @@ class OnnxRuntime(HostMemory):
         self.threads = threads
         self.description = f"ONNX Runtime {ort.__version__}, CPU, {int8_products(quantised)}float32 arithmetic{remark}"
 
-    def load(self, path: Path, *, exact: bool = False) -> Graph:
+    def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads or 0
@@ -95,6 +96,7 @@ class OnnxRuntimeCuda(OnnxRuntime, forks.Native):
     """The CUDA provider, on device 0; buffers stay on the device until downloaded."""
 
     rank = 3
+    piece = DECODER_BATCH
     loads_aside = False
     _device = "cuda"
     threads: int | None = None
@@ -106,9 +108,9 @@ class OnnxRuntimeCuda(OnnxRuntime, forks.Native):
         ort.preload_dlls()
         self.description = f"ONNX Runtime {ort.__version__}, CUDA device 0, arithmetic of the graph's own types"
 
-    def load(self, path: Path, *, exact: bool = False) -> Graph:
+    def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         self.check_process()
-        return super().load(path, exact=exact)
+        return super().load(path, exact=exact, images=images)
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
         self.check_process()
@@ -137,10 +139,10 @@ def _address(buffer: Buffer) -> int:
     return int(buffer.ctypes.data)
 
 
-def create(bundle: Bundle | None = None, threads: int | None = None) -> Backend:
+def create(bundle: Bundle | None = None, wishes: Wishes = NO_WISHES) -> Backend:
     """The CUDA provider where the installed package and the machine have it, else the CPU provider, saying why."""
     check_whole(ort, *USED)
-    quantised, threads = bundle is not None and bundle.manifest.quantised is not None, checked(threads)
+    quantised, threads = bundle is not None and bundle.manifest.quantised is not None, checked(wishes.threads)
     if CUDA not in ort.get_available_providers():
         return OnnxRuntime(quantised=quantised, threads=threads)
     try:

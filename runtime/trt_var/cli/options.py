@@ -31,6 +31,8 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
     alone = "draw every image by itself: the same whatever is drawn with it, in any arithmetic; slower"
     parser.add_argument("--batch-invariant", action="store_true", help=alone)
     parser.add_argument("--threads", type=int, metavar="n", help="of an engine on a CPU (default: all that may be used)")
+    kept = "keep what OpenVINO compiles in the user's cache: later starts are shorter, for as much disk as the weights take"
+    parser.add_argument("--keep-compiled", action="store_true", help=kept)
     again = "hash large files again, even if they are as they were when they were last found whole"
     parser.add_argument("--verify", action="store_true", help=again)
 
@@ -39,7 +41,7 @@ def pipeline(options: argparse.Namespace) -> Pipeline:
     """The bundle and backend that were asked for, opened."""
     from trt_var.pipeline import Pipeline
 
-    names = ("batch_invariant", "threads", "verify")
+    names = ("batch_invariant", "threads", "keep_compiled", "verify")
     return Pipeline.load(options.engines, options.backend, **{name: getattr(options, name) for name in names})
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trt_var.backends.base import Backend, Buffer, Graph, Work
 from trt_var.bundle.manifest import HEAD_WIDTH, Manifest, Role
-from trt_var.bundle.memory import DECODER_BATCH, kept_positions
+from trt_var.bundle.memory import kept_positions
 from trt_var.bundle.passes import last_scales
 from trt_var.decoding.sampling import Sampling
 from trt_var.schedule import Schedule
@@ -183,9 +183,9 @@ def decode(
 
 def render(chain: Chain, f_hat: Buffer) -> Buffer:
     """f_hat [B, Z, P, P] → images uint8 [B, H, W, 3], in pieces: maps of full resolution are what fills memory."""
-    side, batch = chain.manifest.image_side, f_hat.shape[0]
+    side, batch, size = chain.manifest.image_side, f_hat.shape[0], chain.backend.piece
     images = chain.backend.empty((batch, side, side, 3), np.uint8)
-    for piece in (slice(start, min(start + DECODER_BATCH, batch)) for start in range(0, batch, DECODER_BATCH)):
+    for piece in (slice(start, min(start + size, batch)) for start in range(0, batch, size)):
         chain.decoder.run({"f_hat": f_hat[piece]}, {"images": images[piece]})
     return images
 

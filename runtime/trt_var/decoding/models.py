@@ -82,7 +82,7 @@ class Models:
         with self._lock:
             loaded = {role: self._transformer(role, smooth, loaders) for role in used if used[role]}
             quantiser = tuple(self._load(graph, loaders, exact=True) for graph in manifest.quantiser)
-            decoder = self._load(manifest.decoder, loaders)
+            decoder = self._decoder(loaders)
             smoothing = tuple(self._load(graph, loaders, exact=True) for graph in manifest.smooth or () if smooth)
             loaders.end()
         return Chain(self.backend, manifest, loaded, quantiser, decoder, smoothing)
@@ -90,7 +90,7 @@ class Models:
     def renderer(self) -> Chain:
         """A chain of the decoder alone. Errors as of ``chain``."""
         with self._lock:
-            return Chain(self.backend, self.manifest, {}, (), self._load(self.manifest.decoder))
+            return Chain(self.backend, self.manifest, {}, (), self._decoder())
 
     def encoder(self) -> Graph:
         """The encoder. Errors as of ``chain``."""
@@ -107,7 +107,11 @@ class Models:
             self._conditions[role] = bundle.conditions(role)
         return Transformer(step, self._conditions[role], model.depth, model.heads)
 
-    def _load(self, graph: Files, loaders: Loaders | None = None, exact: bool = False) -> Graph:
+    def _decoder(self, loaders: Loaders | None = None) -> Graph:
+        """In pieces of one image, every piece is as large."""
+        return self._load(self.manifest.decoder, loaders, images=1 if self.backend.piece == 1 else None)
+
+    def _load(self, graph: Files, loaders: Loaders | None = None, exact: bool = False, images: int | None = None) -> Graph:
         """Load a graph once, in another thread where the backend bears that; the lock is held."""
         found = self._graphs.get(graph.onnx)
         if found is None or (isinstance(found, Deferred) and found.failed):
@@ -115,7 +119,7 @@ class Models:
 
             def load() -> Graph:
                 started = time.monotonic()
-                loaded = backend.load(bundle.graph(graph), exact=exact)
+                loaded = backend.load(bundle.graph(graph), exact=exact, images=images)
                 log.debug("%s loaded in %.2f s", graph.onnx, time.monotonic() - started)
                 return loaded
 

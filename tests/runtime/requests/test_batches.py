@@ -50,7 +50,7 @@ class Neighbourly(OnnxRuntime):
         super().__init__()
         self.description = "a backend, CPU, bfloat16 arithmetic"
 
-    def load(self, path: Path, *, exact: bool = False) -> Graph:
+    def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         return NeighbourlyGraph(super().load(path, exact=exact))
 
     def padded(self, images: int) -> int:

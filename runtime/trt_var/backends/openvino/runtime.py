@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from trt_var.backends import forks
-from trt_var.backends.base import Backend, Buffer, Graph, HostMemory, int8_products
+from trt_var.backends.base import NO_WISHES, Backend, Buffer, Graph, HostMemory, Wishes, int8_products
 from trt_var.backends.failures import failure
 from trt_var.backends.installed import UnusablePackageError, check_whole
 from trt_var.backends.openvino import rewriting
+from trt_var.backends.openvino.pages import give_back
 from trt_var.backends.threads import checked
+from trt_var.bundle import external
 from trt_var.bundle.opening import Bundle
 from trt_var.bundle.staging import beside_weights
 
@@ -55,9 +58,9 @@ class _Core(forks.Native):
 class OpenVinoGraph(forks.Native):
     """A compiled model; every run has a request of its own, so threads may share it."""
 
-    def __init__(self, model: ov.CompiledModel) -> None:
+    def __init__(self, model: ov.CompiledModel, weights: Collection[Path] = ()) -> None:
         super().__init__()
-        self._model = model
+        self._model, self._unpacked = model, weights
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         self.check_process()
@@ -66,6 +69,9 @@ class OpenVinoGraph(forks.Native):
             for name, buffer in {**inputs, **outputs}.items():
                 request.set_tensor(name, _tensor(np.asarray(buffer)))
             request.infer()
+            if self._unpacked:
+                packed, self._unpacked = self._unpacked, ()
+                give_back(packed)
         except Exception as error:  # RuntimeErrors, MemoryErrors, and TypeErrors of its bindings
             raise failure("OpenVINO failed", error, last=True) from error
 
@@ -75,21 +81,23 @@ class OpenVino(HostMemory):
 
     name = "openvino"
 
-    def __init__(self, bfloat16: bool, quantised: bool = False, threads: int | None = None) -> None:
-        self._core, self.threads = _Core(), threads
+    def __init__(self, bfloat16: bool, quantised: bool = False, wishes: Wishes = NO_WISHES) -> None:
+        self._core, self.threads = _Core(), checked(wishes.threads)
+        self._kept = user_cache_path("trt-var", appauthor=False) / "openvino" if wishes.keep_compiled else None
         self._precision = "bf16" if bfloat16 else "f32"
         self.cache_dtype = BFLOAT16 if bfloat16 else None
         self.rank = 2 if bfloat16 or quantised else 0  # in float32, ONNX Runtime is as fast and needs half the memory
         version, floats = ov.get_version().split("-")[0], "bfloat16" if bfloat16 else "float32"
         self.description = f"OpenVINO {version}, CPU, {int8_products(quantised)}{floats} arithmetic"
 
-    def load(self, path: Path, *, exact: bool = False) -> Graph:
+    def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32" if exact else self._precision,
+            "INFERENCE_NUM_THREADS": str(self.threads),
         }
-        if self.threads is not None:
-            options["INFERENCE_NUM_THREADS"] = str(self.threads)
+        if self._kept and not exact:
+            options["CACHE_DIR"] = str(self._kept)
         _threads.check()
         if self._core.orphaned:
             self._core = _Core()
@@ -97,11 +105,14 @@ class OpenVino(HostMemory):
         try:
             with beside_weights(path) as readable:
                 model = core.read_model(readable)
+                weights = {path.parent / name for name in external.locations(path.read_bytes())}
+            if images is not None:
+                model.reshape({port: [images, *list(port.partial_shape)[1:]] for port in model.inputs})
             for rewrite in (rewriting.widen_late, rewriting.turn_late, rewriting.norm_at_once):
                 rewrite(model)
             if self.cache_dtype:
                 model = rewriting.shorten_cache(model)
-            return OpenVinoGraph(core.compile_model(model, "CPU", options))
+            return OpenVinoGraph(core.compile_model(model, "CPU", options), weights)
         except Exception as error:  # as above
             raise failure(f"OpenVINO cannot load {path}", error, last=True) from error
 
@@ -118,8 +129,8 @@ def multiplies_bfloat16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def create(bundle: Bundle | None = None, threads: int | None = None) -> Backend:
+def create(bundle: Bundle | None = None, wishes: Wishes = NO_WISHES) -> Backend:
     """The CPU plugin in the fastest precision that the processor has."""
     check_whole(ov, *USED)
     _threads.check()
-    return OpenVino(multiplies_bfloat16(), bundle is not None and bundle.manifest.quantised is not None, checked(threads))
+    return OpenVino(multiplies_bfloat16(), bundle is not None and bundle.manifest.quantised is not None, wishes)

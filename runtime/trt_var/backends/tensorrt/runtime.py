@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from trt_var.backends.base import Backend, Buffer, DeviceArray, Graph, Work
+from trt_var.backends.base import NO_WISHES, Backend, Buffer, DeviceArray, Graph, Wishes, Work
 from trt_var.backends.forks import Native
 from trt_var.backends.installed import BROKEN, check_whole, trouble
 from trt_var.backends.tensorrt import devices
@@ -29,7 +29,7 @@ from trt_var.backends.tensorrt.graph import EngineGraph
 from trt_var.backends.tensorrt.logger import make_logger
 from trt_var.backends.tensorrt.record import FINAL, Engine, Kind, Record
 from trt_var.backends.tensorrt.replay import ALIGNMENT, CAPTURED, Arena, Replay, address_of
-from trt_var.bundle.memory import need
+from trt_var.bundle.memory import DECODER_BATCH, need
 from trt_var.bundle.opening import Bundle, file_sha256
 from trt_var.errors import BackendError, BundleError
 
@@ -46,6 +46,7 @@ class TensorRT(Native):
     rank = 4
     drops_outputs = False
     cache_dtype: np.dtype[Any] | None = None
+    piece = DECODER_BATCH
     threads: int | None = None
     loads_aside = False  # contexts of a device belong to the thread that made them
 
@@ -67,7 +68,7 @@ class TensorRT(Native):
         with self._lock, self.device.active():
             yield
 
-    def load(self, path: Path, *, exact: bool = False) -> Graph:
+    def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         with self.turn():
             name = path.stem
             spare = f"{name}{FINAL}"
@@ -236,8 +237,8 @@ def rebuild(bundle: Bundle, kind: Kind, target: str) -> str:
     return f"build them with trt-var engines {bundle.path} --kind {kind}{aimed} --force"
 
 
-def create(bundle: Bundle | None = None, threads: int | None = None) -> Backend:
-    """The engines of a bundle that this machine's TensorRT and GPU can run; ``threads`` are of no use to it.
+def create(bundle: Bundle | None = None, wishes: Wishes = NO_WISHES) -> Backend:
+    """The engines of a bundle that this machine's TensorRT and GPU can run; it has no use for ``wishes``.
 
     Raises:
         BackendError: no TensorRT, no GPU, or no engines for them, with what to do.
