@@ -84,6 +84,12 @@ class Observer(OnnxRuntime):
         return ProbedGraph(path, self.observed.setdefault(role, {}))
 
 
+def check_float(bundle: Bundle) -> None:
+    """Raises UsageError for a bundle whose weights are short already."""
+    if bundle.manifest.precision == "bf16":
+        raise UsageError(f"{bundle.path} keeps its weights in bfloat16; take the float32 bundle of the same weights")
+
+
 def observe(
     bundle: Bundle,
     n_draft: int,
@@ -110,6 +116,7 @@ def observe(
     manifest, backend, size = bundle.manifest, Observer(dict(found)), _batch(bundle.manifest)
     if manifest.quantised:
         raise UsageError(f"{bundle.path} is quantised already; calibrate the bundle that it was made from")
+    check_float(bundle)
     few = samples < manifest.classes
     labels = [i * manifest.classes // samples if few else i % manifest.classes for i in range(samples)]
     with Pipeline(bundle, backend) as pipeline:

@@ -24,7 +24,7 @@ from trt_var_calibration.decoder import quantise_decoder
 from trt_var_calibration.grids import GRIDS
 from trt_var_calibration.layers import GROUPS, Layer, layers, load
 from trt_var_calibration.migrate import FOLDED, Floats, Plan, quantise_weight
-from trt_var_calibration.observe import Observed
+from trt_var_calibration.observe import Observed, check_float
 from trt_var_calibration.statistics import METHODS, Statistics
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,7 @@ def quantise(
     manifest = bundle.manifest
     if manifest.quantised:
         raise UsageError(f"{bundle.path} is quantised already; take the bundle that it was made from")
+    check_float(bundle)
     changed = {
         name for model in manifest.models.values() for name in (model.step.onnx, model.step.weights, model.conditions)
     }

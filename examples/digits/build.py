@@ -15,7 +15,7 @@ from trt_var_export.weights.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = Path(__file__).parent / "weights"
-PACKAGED = ROOT / "runtime" / "bundles" / "digits"
+PACKAGED = ROOT / "runtime" / "trt_var" / "bundle" / "digits"
 
 
 def tuned(weights: Path) -> list[int]:

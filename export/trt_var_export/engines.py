@@ -70,6 +70,8 @@ def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Pat
     """
     bundle = Bundle.open(recipe.bundle)
     manifest = _narrowed(bundle.manifest, recipe.n_drafts)
+    if manifest.precision == "bf16":
+        raise UsageError(f"{bundle.path} keeps its weights in bfloat16, for CPUs; build another with --precision fp16")
     wanted = _graphs(manifest, recipe)
     builder = Simulation() if recipe.kind == "simulated" else Builder(recipe.kind)
     target = builder.target(recipe.target)

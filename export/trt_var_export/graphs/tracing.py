@@ -122,14 +122,15 @@ def bind_weights(
 ) -> None:
     """Turn the parameter inputs into initialisers in ``weights``, transposing on the way where the graph does.
 
-    Those whose keys are in ``short`` are kept in bfloat16; a Cast in the graph widens them.
+    Those whose keys are in ``short`` are kept in bfloat16 and lie as they did, which OpenVINO packs with the least work; the
+    graph widens and transposes them.
     """
     inputs = {value.name: value for value in model.graph.inputs}
     values = dict(graph.module.named_parameters())
     for name, key in graph.parameters.items():
         value, dtype = inputs[name], torch.bfloat16 if key in short else values[name].dtype
         model.graph.inputs.remove(value)
-        turned = [node for node, _ in value.uses() if _is_transpose(node)]
+        turned = [node for node, _ in value.uses() if _is_transpose(node) and key not in short]
         for node in turned:
             found = _bound(model, f"{key}.T", weights.add(key, True, dtype, load))
             node.outputs[0].replace_all_uses_with(found)

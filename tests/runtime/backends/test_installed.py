@@ -231,3 +231,22 @@ def test_a_broken_package_that_everything_needs(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "a package that this needs is not usable, what is installed is broken" in result.stderr
+
+
+def test_openvino_reports_nothing(tmp_path: Path) -> None:
+    """Its package sends an event when it is imported, from a process forked for that."""
+    (tmp_path / "openvino_telemetry").mkdir()
+    (tmp_path / "openvino_telemetry/__init__.py").write_text("raise SystemExit('asked to report')")
+    code = """
+import os
+os.fork = lambda: exit("forked")
+import trt_var.backends.openvino.runtime
+from trt_var import Pipeline
+with Pipeline.load("digits", "openvino") as pipeline:
+    pipeline.generate(1)
+import sys
+assert "openvino_telemetry" not in sys.modules
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr

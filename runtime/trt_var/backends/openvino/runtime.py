@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class _Threads:
 
 
 _threads = _Threads()
+_reading = threading.Lock()  # two threads that use OpenVINO's bindings for the first time may wait for each other for ever
 
 
 class _Core(forks.Native):
@@ -103,18 +105,23 @@ class OpenVino(HostMemory):
             self._core = _Core()
         core, _threads.started = self._core.native, True
         try:
-            with beside_weights(path) as readable:
-                model = core.read_model(readable)
+            with _reading:
+                model = self._read(core, path, images)
                 weights = {path.parent / name for name in external.locations(path.read_bytes())}
-            if images is not None:
-                model.reshape({port: [images, *list(port.partial_shape)[1:]] for port in model.inputs})
-            for rewrite in (rewriting.widen_late, rewriting.turn_late, rewriting.norm_at_once):
-                rewrite(model)
-            if self.cache_dtype:
-                model = rewriting.shorten_cache(model)
-            return OpenVinoGraph(core.compile_model(model, "CPU", options), weights)
+            compiled = core.compile_model(model, "CPU", options)
+            return OpenVinoGraph(compiled, [*weights, *(self._kept.glob("*.blob") if self._kept else ())])
         except Exception as error:  # as above
             raise failure(f"OpenVINO cannot load {path}", error, last=True) from error
+
+    def _read(self, core: ov.Core, path: Path, images: int | None) -> ov.Model:
+        """A graph in the form that is compiled."""
+        with beside_weights(path) as readable:
+            model = core.read_model(readable)
+        if images is not None:
+            model.reshape({port: [images, *list(port.partial_shape)[1:]] for port in model.inputs})
+        for rewrite in (rewriting.widen_late, rewriting.turn_late, rewriting.norm_at_once):
+            rewrite(model)
+        return rewriting.shorten_cache(model) if self.cache_dtype else model
 
 
 def _tensor(array: NDArray[Any]) -> ov.Tensor:

@@ -129,10 +129,12 @@ def _check(bundle: Bundle, target: Bundle, out: Path, drawing: Drawing, options:
     """Refuse before anything is drawn what would be refused, or be of no use, afterwards."""
     from trt_var.files.outputs import check_targets
     from trt_var_calibration.cache import weights_identity
+    from trt_var_calibration.observe import check_float
 
     for one in (bundle, target):
         if one.manifest.quantised:
             raise UsageError(f"{one.path} is quantised already; take the bundle that it was made from")
+        check_float(one)
     if weights_identity(bundle.manifest) != weights_identity(target.manifest):
         raise UsageError(f"{target.path} is not of the weights of {bundle.path}; --apply-to takes another precision of them")
     manifest = bundle.manifest
