@@ -75,22 +75,20 @@ class Attention(nn.Module):
         """
         n, rows, width = x.shape
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias)).to(x.dtype)
-        q, k, v = (part.unflatten(-1, (self.heads, HEAD_WIDTH)) for part in (self.mat_qkv(x) + qkv_bias).chunk(3, -1))
+        qkv = (self.mat_qkv(x) + qkv_bias).reshape(n, rows, 3, self.heads, HEAD_WIDTH)
+        q, k, v = qkv.unbind(2)
         scale = self.scale_mul_1H11.float().clamp(max=MAX_LOG_SCALE).exp().reshape(self.heads, 1)
         q = (unit(q.float()) * scale).to(x.dtype)
         k = unit(k.float()).to(x.dtype)
-        out = self._attend(q, torch.cat((past_k, k)), torch.cat((past_v, v)), bias)
-        return self.proj(out.reshape(n, rows, width)), k, v
+        keys, values = torch.cat((past_k, k)), torch.cat((past_v, v))
+        out = self._attend(q.permute(1, 2, 0, 3), keys.permute(1, 2, 0, 3), values.permute(1, 2, 0, 3), bias)
+        return self.proj(out.permute(2, 0, 1, 3).reshape(n, rows, width)), k, v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Q [n, R, H, D], k and v [T + n, R, H, D] → [n, R·H, D]. A row's heads are as good as another row's."""
-        q, k, v = (each.flatten(1, 2).unsqueeze(0).transpose(1, 2) for each in (q, k, v))
         # one Attention layer of opset 23; TensorRT has kernels for it in half precision and for several heads alone
         if q.dtype == torch.float16 and self.heads > 1:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        else:
-            out = (q @ k.transpose(-1, -2) + bias).float().softmax(-1).to(v.dtype) @ v
-        return out.transpose(1, 2).squeeze(0)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        return (q @ k.transpose(-1, -2) + bias).float().softmax(-1).to(v.dtype) @ v
 
 
 class FeedForward(nn.Module):

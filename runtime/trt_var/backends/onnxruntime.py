@@ -71,7 +71,8 @@ class OnnxRuntime(HostMemory):
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads or 0
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # every session has a pool of its own
+        # every session has a pool of its own, whose threads would spin against those of the next one
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.enable_cpu_mem_arena = False  # the arena keeps every scale's peak: 0.6 GB at d30+d16, and no faster
         source: Path | bytes = path
         if linked := external.through_link(path):

@@ -13,7 +13,7 @@ from openvino import opset13 as ops
 from openvino.preprocess import PrePostProcessor
 
 DECOMPRESSION = "decompression_0"  # OpenVINO's mark of a conversion that is no part of the mathematics
-TURNED, STRAIGHT = [0, 2, 3, 1], [0, 2, 1, 3]
+HEADS_FIRST, KEYS_LAST, HEADS_BACK = [1, 2, 0, 3], [1, 2, 3, 0], [2, 0, 1, 3]  # the orders in which step graphs transpose
 SMALLEST = 1e-24  # the square of the norm that the graphs divide by at least
 
 
@@ -25,21 +25,41 @@ def widen_late(model: ov.Model) -> None:
             node.get_rt_info()[DECOMPRESSION] = ""
 
 
-def turn_late(model: ov.Model) -> None:
-    """q·kᵀ as a product that reads k as it lies: one fused attention in place of it and a slow transposition of the keys."""
-    constants = {node.get_friendly_name(): node for node in _of(model, "Constant")}
-    for product in _of(model, "MatMul"):
-        turned = product.input_value(1).get_node()
-        if turned.get_type_name() != "Transpose":
+def attend_over_rows(model: ov.Model) -> None:
+    """Attention of [T, R, H, D] as one of R·H heads, [1, T, R·H, D], with keys that are read as they lie.
+
+    The kernel that fuses an attention takes its transpositions in only in this order; else each is a copy, that of the keys
+    a slow one.
+    """
+    orders = {node.get_friendly_name(): node.get_data().tolist() for node in _of(model, "Constant") if _is_order(node)}
+
+    def turned(value: ov.Output, order: list[int]) -> ov.Output | None:
+        """What is transposed in that order, if it is."""
+        node = value.get_node()
+        found = (
+            node.get_type_name() == "Transpose" and orders.get(node.input_value(1).get_node().get_friendly_name()) == order
+        )
+        return node.input_value(0) if found else None
+
+    for softmax in _of(model, "Softmax"):
+        masked, after = softmax.input_value(0).get_node(), _reader(softmax)
+        if masked.get_type_name() != "Add" or after.get_type_name() != "MatMul":
             continue
-        order = constants.get(turned.input_value(1).get_node().get_friendly_name())
-        if order is not None and order.get_data().tolist() == TURNED:
-            keys = ops.transpose(turned.input_value(0), ops.constant(np.array(STRAIGHT)))
-            _replace(product, ops.matmul(product.input_value(0), keys, False, True))
+        scores = masked.input_value(0).get_node()
+        if scores.get_type_name() != "MatMul":
+            continue
+        q, k = turned(scores.input_value(0), HEADS_FIRST), turned(scores.input_value(1), KEYS_LAST)
+        v = turned(after.input_value(1), HEADS_FIRST)
+        back = _reader(after)
+        if q is None or k is None or v is None or turned(back.output(0), HEADS_BACK) is None:
+            continue
+        product = ops.matmul(_over_rows(q), _over_rows(k), False, True)
+        weights = ops.softmax(ops.add(product, masked.input_value(1)), -1)
+        _replace(back, _transposed(ops.matmul(weights, _over_rows(v), False, False)))
 
 
 def norm_at_once(model: ov.Model) -> None:
-    """X / ‖x‖ of a head as root mean squares, which are one kernel."""
+    """Norms of heads, x / ‖x‖, as root mean squares, which are one kernel."""
     for division in _of(model, "Divide"):
         norm = division.input_value(1).get_node()
         while norm.get_type_name() in ("Minimum", "Maximum"):  # at least so large, however the graph says it
@@ -49,7 +69,7 @@ def norm_at_once(model: ov.Model) -> None:
         if norm.get_type_name() != "ReduceL2" or width.is_dynamic or norm.input_value(0) != division.input_value(0):
             continue
         x, size = division.input_value(0), width.get_length()
-        mean = ops.reduce_mean(ops.power(x, _float(2)), ops.constant(np.array([-1])), True)
+        mean = ops.reduce_mean(ops.power(x, _float(2)), _axes(-1), True)
         root = ops.sqrt(ops.add(mean, _float(SMALLEST / size)))
         gains = ops.constant(np.full(size, size**-0.5, np.float32))
         _replace(division, ops.multiply(ops.multiply(x, ops.divide(_float(1), root)), gains))
@@ -69,6 +89,31 @@ def shorten_cache(model: ov.Model) -> ov.Model:
 
 def _of(model: ov.Model, kind: str) -> Iterator[ov.Node]:
     return (node for node in model.get_ordered_ops() if node.get_type_name() == kind)
+
+
+def _reader(node: ov.Node) -> ov.Node:
+    """What reads a node's only output, the first if there are several."""
+    return next(iter(node.output(0).get_target_inputs())).get_node()
+
+
+def _is_order(node: ov.Node) -> bool:
+    """Whether a constant may say in which order four axes are taken."""
+    return node.get_element_type() == ov.Type.i64 and list(node.get_output_shape(0)) == [4]
+
+
+def _over_rows(value: ov.Output) -> ov.Node:
+    """[T, R, H, D] → [1, R·H, T, D]."""
+    width = value.get_partial_shape()[3].get_length()
+    return _transposed(ops.reshape(ops.unsqueeze(value, _axes(0)), _axes(0, 0, -1, width), True))
+
+
+def _transposed(value: ov.Node) -> ov.Node:
+    """[1, A, B, D] → [1, B, A, D]."""
+    return ops.transpose(value, _axes(0, 2, 1, 3))
+
+
+def _axes(*values: int) -> ov.Node:
+    return ops.constant(np.array(values, np.int64))
 
 
 def _float(value: float) -> ov.Node:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from helpers import assert_close, assert_tokens
 from trt_var.backends.openvino import rewriting
 
-REWRITES = (rewriting.widen_late, rewriting.turn_late, rewriting.norm_at_once)
+REWRITES = (rewriting.widen_late, rewriting.attend_over_rows, rewriting.norm_at_once)
 
 
 def kinds(model: ov.Model) -> Counter[str]:
@@ -49,6 +49,7 @@ def test_step_graph(toy_bundle: Path, past: int, new: int) -> None:
     for rewrite in REWRITES:
         rewrite(rewritten)
     assert kinds(model)["ReduceL2"] == 4
+    assert kinds(model)["Softmax"] == kinds(rewritten)["Softmax"]
     assert kinds(rewritten)["ReduceL2"] == 0
     products = [node for node in rewritten.get_ops() if node.get_type_name() == "MatMul"]
     assert sum(product.get_attributes()["transpose_b"] for product in products) == 2
