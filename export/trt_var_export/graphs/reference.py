@@ -70,7 +70,7 @@ class TorchBackend(HostMemory):
         for part in (*parts, graphs.decode(vqvae, schedule), graphs.encode(vqvae, schedule)):
             self._graphs[part.name] = TorchGraph(part.module, part.outputs)
 
-    def load(self, path: Path, *, exact: bool = False) -> Graph:
+    def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         """The module of a bundle's graph; the file itself is not read."""
         if path.stem not in self._graphs:
             raise BackendError(f"there is no torch module for {path.name}")
