@@ -19,7 +19,7 @@ ROOTS = ("runtime", "export", "calibration", "training")
 SOURCES = sorted(file for root in ROOTS for file in (ROOT / root).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 EVERYTHING = [*SOURCES, *TESTS, *(ROOT / "examples").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
-NEEDED = ("numpy", "msgspec", "PIL", "tqdm", "onnxruntime", "google", "flatbuffers", "packaging")
+NEEDED = ("numpy", "msgspec", "PIL", "platformdirs", "tqdm", "onnxruntime", "google", "flatbuffers", "packaging")
 TRIED = (Path(__file__).name, "test_packaged.py")  # this list; a program that imports the package from a zip file
 WIDE = {"runtime/trt_var": 16}  # eight rooms and what stands between them; docs/architecture.md
 
@@ -143,7 +143,7 @@ def test_contracts_hold(house: Path) -> None:
 
 
 def test_runtime_needs_no_more_than_it_says(tmp_path: Path) -> None:
-    """``PYTHONPATH=runtime`` alone, and nothing installed but NumPy, msgspec, Pillow, tqdm and a backend with its needs."""
+    """``PYTHONPATH=runtime`` alone, and nothing installed but NumPy, msgspec, Pillow, platformdirs, tqdm and a backend."""
     packages = Path(sysconfig.get_paths()["purelib"])
     for found in packages.iterdir():
         name = found.name.split("-")[0].split(".")[0]

@@ -172,7 +172,7 @@ def int8_products(quantised: bool) -> str:
 
 
 def described(backend: Backend) -> str:
-    """A backend's description with its threads, on which nothing that is drawn depends."""
+    """A backend's description with its threads, for people; records of what was drawn leave them out."""
     threads = backend.threads
     return backend.description + ("" if threads is None else f", {threads} thread{'s' if threads > 1 else ''}")
 
