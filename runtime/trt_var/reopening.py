@@ -17,15 +17,7 @@ DIGITS = "digits"
 
 class _Loads(Protocol):
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        backend: str = "auto",
-        *,
-        batch_invariant: bool = False,
-        threads: int | None = None,
-        keep_compiled: bool = False,
-    ) -> Any: ...
+    def load(cls, *given: Any, **options: Any) -> Any: ...
 
 
 Kind = TypeVar("Kind", bound=_Loads)
@@ -71,6 +63,6 @@ def reduce(kind: type[Kind], origin: Origin | None, closed: bool) -> tuple[Calla
 
 def _reopen(kind: type[Kind], origin: Origin) -> Kind:
     path = packaged(DIGITS) if origin.path is None else origin.path
-    alone = origin.batch_invariant
-    pipeline: Kind = kind.load(path, origin.backend, batch_invariant=alone, **asdict(origin.wishes))
+    options = {"batch_invariant": origin.batch_invariant, **asdict(origin.wishes)}
+    pipeline: Kind = kind.load(path, origin.backend, **options)
     return pipeline

@@ -41,7 +41,6 @@ class Setting(msgspec.Struct, frozen=True):
     batch: int
     repeats: int
     device: str = "cpu"
-    threads: int | None = None
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -105,7 +104,7 @@ def in_process(setting: Setting, module: str = __name__) -> Row:
 
 def measure(setting: Setting) -> Row:
     """Measure a bundle in this process."""
-    with Pipeline.load(setting.engines, setting.backend, threads=setting.threads) as pipeline:
+    with Pipeline.load(setting.engines, setting.backend) as pipeline:
         free = pipeline.free_memory()
         times = repeated(_bundle(pipeline, setting), setting.repeats)
         left = pipeline.free_memory()
