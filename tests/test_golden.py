@@ -1,8 +1,12 @@
-"""The golden vectors: what the published models compute, through the torch modules and through the exported graphs."""
+"""The golden vectors: what the published models compute, through the torch modules and through the exported graphs.
+
+On a machine with an NVIDIA GPU and onnxruntime-gpu, through ONNX Runtime's CUDA provider too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,9 @@ from torch.nn import functional as F
 from helpers import GOLDEN, assert_close, assert_tokens, golden_weights
 from trt_var import Pipeline, Sampling
 from trt_var.backends.base import Backend
-from trt_var.backends.onnxruntime import OnnxRuntime
+from trt_var.backends.onnxruntime.cpu import OnnxRuntime
+from trt_var.backends.onnxruntime.cuda import OnnxRuntimeCuda
+from trt_var.backends.onnxruntime.runtime import create
 from trt_var.bundle.opening import Bundle
 from trt_var.decoding.editing import region
 from trt_var.decoding.loop import Chain, DecodedScale, Request, decode, render, upload
@@ -25,8 +31,13 @@ GREEDY = Sampling(cfg=1.5, top_k=1)
 golden = np.load(GOLDEN / "tiny.npz")
 
 
-@pytest.fixture(scope="module", params=["torch", "onnxruntime"])
+@pytest.fixture(scope="module", params=["torch", "onnxruntime", "cuda"])
 def backend(request: pytest.FixtureRequest) -> Backend:
+    if request.param == "cuda":
+        found = create()
+        if not isinstance(found, OnnxRuntimeCuda):
+            pytest.skip(f"no CUDA here: {found.description}")
+        return found
     if request.param == "torch":
         weights = {role: golden_weights(role) for role in ("drafter", "refiner")}
         return TorchBackend(weights, golden_weights("vae"))
@@ -44,9 +55,18 @@ def walk(chain: Chain) -> Callable[..., list[DecodedScale]]:
         forced = None if teacher is None else teacher.T
         numbers = np.ascontiguousarray(golden["uniforms"].T)
         request = Request(tuple(golden["labels"]), numbers, n_draft, sampling, forced)
-        return list(decode(chain, n_draft, upload(chain, request), logits=True))
+        return [downloaded(chain, scale) for scale in decode(chain, n_draft, upload(chain, request), logits=True)]
 
     return run
+
+
+def downloaded(chain: Chain, scale: DecodedScale) -> DecodedScale:
+    buffers = {name: getattr(scale, name) for name in ("tokens", "f_hat", "logits")}
+    return replace(scale, **{name: chain.backend.download(buffer) for name, buffer in buffers.items() if buffer is not None})
+
+
+def images_of(chain: Chain, f_hat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.asarray(chain.backend.download(render(chain, chain.backend.upload(f_hat)))).transpose(0, 3, 1, 2)
 
 
 def joined(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -69,7 +89,7 @@ def test_greedy_path(chain: Chain, walk: Callable[..., list[DecodedScale]], n_dr
     assert_close(joined([scale.logits for scale in scales])[..., ::64], golden[f"greedy_N{n_draft}_logits64"], absolute=1e-3)
     for scale, expected in zip(scales, golden[f"greedy_N{n_draft}_f_hat"], strict=True):
         assert_close(scale.f_hat, expected, relative=1e-4)
-    images = render(chain, scales[-1].f_hat).transpose(0, 3, 1, 2)
+    images = images_of(chain, scales[-1].f_hat)
     assert_close(images, golden[f"greedy_N{n_draft}_image"], absolute=2)
 
 
@@ -85,20 +105,17 @@ def test_sampled_logits_teacher_forced(walk: Callable[..., list[DecodedScale]], 
 @pytest.fixture(scope="module")
 def encoded(backend: Backend, golden_bundle: Path) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     image = F.interpolate(torch.from_numpy(golden["encode_input_8x8"]), size=(256, 256), mode="bicubic").clamp(-1, 1)
-    tokens = np.empty((680, 2), np.int32)
-    f_hats = np.empty((10, 2, 32, 16, 16), np.float32)
+    tokens, f_hats = backend.empty((680, 2), np.int32), backend.empty((10, 2, 32, 16, 16), np.float32)
     encoder = backend.load(golden_bundle / "encoder.onnx")
-    encoder.run({"image": image.numpy()}, {"tokens": tokens, "f_hats": f_hats})
-    return tokens, f_hats
+    encoder.run({"image": backend.upload(image.numpy())}, {"tokens": tokens, "f_hats": f_hats})
+    return backend.download(tokens), backend.download(f_hats)
 
 
-def test_encoder(backend: Backend, golden_bundle: Path, encoded: tuple[NDArray[np.int32], NDArray[np.float32]]) -> None:
+def test_encoder(chain: Chain, encoded: tuple[NDArray[np.int32], NDArray[np.float32]]) -> None:
     tokens, f_hats = encoded
     assert_tokens(tokens.T, golden["encode_tokens"])
     assert_close(f_hats[-1], golden["encode_f_hat_last"], relative=1e-4)
-    images = np.empty((2, 256, 256, 3), np.uint8)
-    backend.load(golden_bundle / "decoder.onnx").run({"f_hat": np.ascontiguousarray(f_hats[-1])}, {"images": images})
-    assert_close(images.transpose(0, 3, 1, 2), golden["reconstruction"], absolute=2)
+    assert_close(images_of(chain, np.ascontiguousarray(f_hats[-1])), golden["reconstruction"], absolute=2)
 
 
 def test_inpainting(chain: Chain, encoded: tuple[NDArray[np.int32], NDArray[np.float32]]) -> None:
@@ -107,10 +124,9 @@ def test_inpainting(chain: Chain, encoded: tuple[NDArray[np.int32], NDArray[np.f
     for i, label in enumerate(golden["labels"]):
         kept = region(mask, encoded[1][:, i], chain.manifest)
         request = Request((label,), golden["uniforms"][i, :, None], 10, GREEDY, region=kept)
-        scales = list(decode(chain, 10, upload(chain, request)))
+        scales = [downloaded(chain, scale) for scale in decode(chain, 10, upload(chain, request))]
         assert_tokens(np.concatenate([scale.tokens for scale in scales])[:, 0], golden["inpaint_plain_tokens"][i])
-        image = render(chain, scales[-1].f_hat)[0].transpose(2, 0, 1)
-        assert_close(image, golden["inpaint_plain_image"][i], absolute=2)
+        assert_close(images_of(chain, scales[-1].f_hat)[0], golden["inpaint_plain_image"][i], absolute=2)
 
 
 def test_pipeline_from_seeds(golden_bundle: Path) -> None:

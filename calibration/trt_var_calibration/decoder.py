@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from trt_var.backends.onnxruntime import OnnxRuntime
+from trt_var.backends.onnxruntime.cpu import OnnxRuntime
 from trt_var.bundle.manifest import Graph
 from trt_var.bundle.opening import Bundle
 from trt_var.decoding.editing import psnr

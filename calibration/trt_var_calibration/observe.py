@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from trt_var.backends.base import Buffer, Graph
-from trt_var.backends.onnxruntime import OnnxGraph, OnnxRuntime
+from trt_var.backends.onnxruntime.cpu import OnnxGraph, OnnxRuntime
 from trt_var.bundle import external
 from trt_var.bundle.manifest import Manifest, Role
 from trt_var.bundle.opening import Bundle

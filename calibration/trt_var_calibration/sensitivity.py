@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from trt_var.backends.base import Graph
-from trt_var.backends.onnxruntime import OnnxGraph, OnnxRuntime
+from trt_var.backends.onnxruntime.cpu import OnnxGraph, OnnxRuntime
 from trt_var.bundle.manifest import Role
 from trt_var.bundle.opening import Bundle
 from trt_var.decoding.editing import psnr

@@ -11,7 +11,7 @@ import pytest
 from calibrating import quantised
 from helpers import assert_close, assert_tokens
 from trt_var import BackendError, Pipeline, Sampling
-from trt_var.backends.onnxruntime import OnnxRuntime
+from trt_var.backends.onnxruntime.cpu import OnnxRuntime
 from trt_var.backends.openvino.runtime import OpenVino
 from trt_var.bundle.opening import Bundle
 from trt_var_calibration.observe import Observed

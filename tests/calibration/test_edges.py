@@ -21,7 +21,7 @@ from calibrating import LABELS, SETTINGS, N, Plant, Weights, open_digits, plante
 from helpers import assert_tokens, record
 from trt_var import Pipeline
 from trt_var.backends.base import Backend
-from trt_var.backends.onnxruntime import OnnxRuntime
+from trt_var.backends.onnxruntime.cpu import OnnxRuntime
 from trt_var.bundle.manifest import FILE_NAME, Graph
 from trt_var.bundle.opening import Bundle
 from trt_var.cli.main import main

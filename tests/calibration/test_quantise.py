@@ -17,7 +17,7 @@ from calibrating import LABELS, SETTINGS, N, quantised
 from helpers import assert_close
 from trt_var import Pipeline, Sampling, UsageError
 from trt_var.backends.base import Backend
-from trt_var.backends.onnxruntime import OnnxRuntime
+from trt_var.backends.onnxruntime.cpu import OnnxRuntime
 from trt_var.bundle.opening import Bundle
 from trt_var.decoding.editing import psnr
 from trt_var.decoding.loop import Chain, render

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -106,7 +107,7 @@ def trace(graph: Traceable, opset: int) -> ir.Model:
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(f"tracing {graph.name} failed: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"tracing {graph.name} failed: {_root(error)}") from error
     if program is None:
         raise ExportError(f"tracing {graph.name} returned no graph")
     _check_axes(program.model, graph)
@@ -186,3 +187,11 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _root(error: BaseException) -> str:
+    """The first line of what an error began with; the exporter wraps it in advice for its own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trt_var.backends.onnxruntime import OnnxGraph
+from trt_var.backends.onnxruntime.cpu import OnnxGraph
 from trt_var.bundle.manifest import HEAD_WIDTH
 from trt_var.errors import ExportError
 from trt_var_export.graphs.conditions import condition_columns

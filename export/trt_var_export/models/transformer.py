@@ -188,8 +188,9 @@ class Transformer(nn.Module):
         Zero, but for keys of a later scale than the query's. Such pairs only exist when several scales go through in
         one pass, as at the hand-over.
         """
-        levels = self.levels[: start + n]
-        return torch.where(levels <= levels[start:].unsqueeze(1), 0.0, MASKED)
+        # narrow tells the exporter its length; of a slice, PyTorch before 2.13 knows none
+        keys, queries = self.levels.narrow(0, 0, start + n), self.levels.narrow(0, start, n)
+        return torch.where(keys <= queries.unsqueeze(1), 0.0, MASKED)
 
     def forward(self, words: Tensor, conditions: Tensor, past: list[Tensor], drawn: int) -> tuple[Tensor, list[Tensor]]:
         """One pass: embedded features [n, R, C], conditions [R, M, C], past k and v of each block [T, R, H, D].

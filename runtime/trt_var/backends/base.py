@@ -76,6 +76,7 @@ class Backend(Protocol):
         piece: how many images the decoder takes at once; larger batches are rendered in pieces.
         threads: that an engine on a CPU was given, None if none were.
         loads_aside: whether graphs may be loaded in other threads than those that run them, several at once.
+        settled: after how many batches of one size ``draw`` keeps its pace, because it replays them; 0 if it replays none.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Backend(Protocol):
     piece: int
     threads: int | None
     loads_aside: bool
+    settled: int
 
     def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         """Load an ONNX graph whose files have been checked.
@@ -185,6 +187,7 @@ class HostMemory:
     piece = 1  # maps of full resolution of more images than one fit no cache, and take longer
     threads: int | None = None
     loads_aside = True
+    settled = 0
 
     @starving("drawing failed")
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:

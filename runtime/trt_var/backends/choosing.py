@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 KINDS = {
     "tensorrt": ("trt_var.backends.tensorrt.runtime", "pip install 'trt-var[gpu]', or 'trt-var[rtx]' for TensorRT-RTX"),
     "openvino": ("trt_var.backends.openvino.runtime", "pip install 'trt-var[cpu]'"),
-    "onnxruntime": ("trt_var.backends.onnxruntime", "pip install 'trt-var[cpu]', or 'trt-var[gpu]' for CUDA"),
+    "onnxruntime": ("trt_var.backends.onnxruntime.runtime", "pip install 'trt-var[cpu]', or 'trt-var[gpu]' for CUDA"),
 }
 EXACT, ON_CPU = "exact", "onnxruntime"  # float32 arithmetic, what the golden vectors are compared with
 

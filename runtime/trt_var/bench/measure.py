@@ -26,7 +26,6 @@ from trt_var.errors import BackendError, TrtVarError
 from trt_var.pipeline import Pipeline
 
 EAGER = "eager"
-SETTLED = 3  # batches that the TensorRT backend draws before it has chosen how
 PACKAGES = ("trt-var", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
 Seconds = tuple[list[float], float, float]
 """Of every scale, of the decoder, and of all."""
@@ -163,7 +162,7 @@ def machine() -> dict[str, str]:
 
 
 def _bundle(pipeline: Pipeline, setting: Setting) -> Callable[[], Seconds]:
-    """TensorRT draws it all in one launch, which is timed by itself; its scales with the host waiting after each."""
+    """What a backend replays is timed by itself; its scales with the host waiting after each."""
     manifest, chain = pipeline.manifest, pipeline.chain(setting.n_draft)
     batch = chain.backend.padded(setting.batch)
     if batch < setting.batch:
@@ -173,7 +172,7 @@ def _bundle(pipeline: Pipeline, setting: Setting) -> Callable[[], Seconds]:
     numbers = uniforms(range(batch), sum(side**2 for side in manifest.schedule))
     request = Request(labels, numbers, setting.n_draft, Sampling(top_k=min(600, manifest.max_top_k)))
 
-    warming = iter(range(SETTLED))
+    warming = iter(range(chain.backend.settled))
 
     def run() -> Seconds:
         times = [time.perf_counter()]
@@ -183,9 +182,9 @@ def _bundle(pipeline: Pipeline, setting: Setting) -> Callable[[], Seconds]:
         chain.backend.download(render(chain, scale.f_hat))
         times.append(time.perf_counter())
         *scales, decoder = (b - a for a, b in pairwise(times))
-        if chain.backend.name != "tensorrt":
+        if not chain.backend.settled:
             return scales, decoder, times[-1] - times[0]
-        for _ in warming:  # until the graph is captured, and the ways of drawing are compared
+        for _ in warming:  # until it is captured, and perhaps ways of drawing are compared
             draw(chain, request)
         started = time.perf_counter()
         draw(chain, request)

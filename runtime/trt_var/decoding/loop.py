@@ -122,9 +122,7 @@ def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
         kept = np.broadcast_to(request.region.f_hats[:, None], (schedule.scales, *found["f_hat"].shape))
         found |= {f"kept.{scale}": f_hat for scale, f_hat in enumerate(kept)}
     for role in last_scales(schedule.scales, request.n_draft):
-        table = chain.transformers[role].conditions
-        null = table.shape[0] - 1
-        found[f"conditions.{role}"] = table[[*request.labels, *[null] * batch]].astype(np.float32)
+        found[f"conditions.{role}"] = _conditions(chain.transformers[role].conditions, request.labels)
     settings = _settings(request, manifest)
     for scale in range(schedule.scales):
         span = schedule.span(scale)
@@ -263,6 +261,15 @@ class _Side:
         self._model.step.run(inputs, outputs)
         self._filled = span.stop
         return outputs["tokens"], outputs.get("guided_logits")
+
+
+def _conditions(table: NDArray[np.floating], labels: tuple[int, ...]) -> NDArray[np.float32]:
+    """Rows of the labels and of the null class for each [2B, M, C]; each row is widened once, which is what takes long."""
+    rows = np.array([*labels, *[table.shape[0] - 1] * len(labels)])
+    found = np.empty((rows.size, *table.shape[1:]), np.float32)
+    for row in np.unique(rows):
+        found[rows == row] = table[row].astype(np.float32)
+    return found
 
 
 def _settings(request: Request, manifest: Manifest) -> dict[str, NDArray[Any]]:

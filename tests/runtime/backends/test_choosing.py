@@ -35,7 +35,7 @@ def test_exact_refuses_other_arithmetic(change: dict[str, object], reason: str) 
 
 def test_exact_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "trt_var.backends.onnxruntime")
+    monkeypatch.delitem(sys.modules, "trt_var.backends.onnxruntime.runtime")
     with pytest.raises(BackendError, match="pip install"):
         choosing.create("exact")
 

@@ -9,7 +9,7 @@ import pytest
 
 from trt_var import BackendError, Pipeline
 from trt_var.backends.base import Graph
-from trt_var.backends.onnxruntime import OnnxRuntime
+from trt_var.backends.onnxruntime.cpu import OnnxRuntime
 from trt_var.bundle.opening import Bundle
 
 

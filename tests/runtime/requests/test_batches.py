@@ -14,7 +14,7 @@ import pytest
 from helpers import assert_close, assert_tokens
 from trt_var import Generation, Pipeline, Sampling, UsageError
 from trt_var.backends.base import Backend, Buffer, Graph
-from trt_var.backends.onnxruntime import OnnxRuntime
+from trt_var.backends.onnxruntime.cpu import OnnxRuntime
 from trt_var.backends.openvino.runtime import OpenVino
 from trt_var.bulk.shards import Bulk, sample
 from trt_var.bundle.opening import Bundle

@@ -49,6 +49,7 @@ class TensorRT(Native):
     piece = DECODER_BATCH
     threads: int | None = None
     loads_aside = False  # contexts of a device belong to the thread that made them
+    settled = 3
 
     def __init__(self, trt: Any, device: Device, bundle: Bundle, folder: Path, record: Record) -> None:
         super().__init__()

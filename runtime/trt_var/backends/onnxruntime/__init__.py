@@ -1,0 +1,1 @@
+"""ONNX Runtime: its CPU provider, and its CUDA provider for NVIDIA GPUs."""

@@ -1,0 +1,80 @@
+"""The CUDA provider's buffers and replays, its sessions and buffers on the CPU; tests/test_golden.py has the real one."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from helpers import assert_tokens
+from trt_var import BackendError, Pipeline, Sampling
+from trt_var.backends.base import DeviceArray
+from trt_var.backends.onnxruntime import cpu, cuda
+from trt_var.backends.onnxruntime.replay import Replay
+from trt_var.bundle.opening import PACKAGED, Bundle
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> cuda.OnnxRuntimeCuda:
+    allocate, graph, session = ort.OrtValue.ortvalue_from_shape_and_type, cpu.OnnxGraph.__init__, cpu.session
+    monkeypatch.setattr(
+        ort.OrtValue, "ortvalue_from_shape_and_type", lambda shape, dtype, device, number: allocate(shape, dtype, "cpu", 0)
+    )
+    monkeypatch.setattr(cpu.OnnxGraph, "__init__", lambda self, made, device: graph(self, made, "cpu"))
+    monkeypatch.setattr(cuda, "session", lambda path, provider: session(path, ("CPUExecutionProvider", {})))
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+    return cuda.OnnxRuntimeCuda()
+
+
+def test_replays_draw_what_the_cpu_draws(backend: cuda.OnnxRuntimeCuda) -> None:
+    bundle = Bundle.open(PACKAGED / "digits")
+    with Pipeline(bundle, backend) as pipeline, Pipeline.load(PACKAGED / "digits", "exact") as reference:
+        for turn, n_draft, batch in itertools.product(range(3), (2, 4), (1, 3, 11)):
+            asked: dict[str, Any] = {"seeds": turn, "n_draft": n_draft, "sampling": Sampling(top_k=5 + turn)}
+            labels = [(turn + i) % 10 for i in range(batch)]
+            asked["batch_size"] = batch
+            expected, found = reference.generate(labels, **asked), pipeline.generate(labels, **asked)
+            assert_tokens(found.tokens, expected.tokens)
+            assert (found.images == expected.images).all()
+    kept = [replay for replay in backend._replays.values() if replay]
+    assert len(kept) == 4, "two small sizes for two N are replayed, the large one is not"
+    numbers = [number for replay in kept for number in replay._numbers]
+    assert len(numbers) == len(set(numbers)), "captured graphs share a number"
+
+
+def test_sizes_that_are_replayed_are_few(backend: cuda.OnnxRuntimeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "CAPTURED_SIZES", 2)
+    with Pipeline(Bundle.open(PACKAGED / "digits"), backend) as pipeline:
+        for _, batch in itertools.product(range(2), (1, 2, 3)):
+            pipeline.generate([0] * batch, seeds=0, n_draft=4)
+    assert len(backend._replays) == 2
+
+
+def test_a_failed_replay_is_not_kept(backend: cuda.OnnxRuntimeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pipeline(Bundle.open(PACKAGED / "digits"), backend) as pipeline:
+        first = pipeline.generate([3], seeds=0, n_draft=4)
+        with monkeypatch.context() as context:
+            context.setattr(Replay, "take", lambda *_: (_ for _ in ()).throw(BackendError("no memory left")))
+            with pytest.raises(BackendError, match="no memory left"):
+                pipeline.generate([3], seeds=0, n_draft=4)
+        assert not any(backend._replays.values())
+        assert (pipeline.generate([3], seeds=0, n_draft=4).images == first.images).all()
+
+
+def test_work_of_another_shape_is_refused(backend: cuda.OnnxRuntimeCuda) -> None:
+    replay = Replay(backend._allocate, itertools.count())
+    array = {"x": np.ones(3, np.float32)}
+
+    def work(shape: tuple[int, ...]) -> Any:
+        return lambda inputs: {"y": replay.take(shape, np.float32), **inputs}
+
+    first = replay.turn(array, work((2,)))
+    assert isinstance(first["y"], DeviceArray)
+    again = replay.turn({"x": np.full(3, 2, np.float32)}, work((2,)))
+    assert again["y"] is first["y"]
+    assert (backend.download(again["x"]) == 2).all()
+    with pytest.raises(BackendError, match="cannot be replayed"):
+        replay.turn(array, work((4,)))
