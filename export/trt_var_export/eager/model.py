@@ -89,6 +89,13 @@ class Eager:
         self.vqvae: Vqvae = fill(unfilled(vae[0]), vae[1], device)
         self.schedule = next(iter(shapes.values())).schedule
 
+    def round_weights(self, dtype: torch.dtype) -> None:
+        """Keep the weights of products in a shorter type: autocast would convert them again at every use."""
+        for model in self.models.values():
+            for layer in model.modules():
+                if isinstance(layer, torch.nn.Linear):
+                    layer.to(dtype)
+
     @torch.inference_mode()
     def generate(self, labels: list[int], n_draft: int, cfg: float = 1.5, top_k: int = 600, top_p: float = 0.96) -> Times:
         """Draw one batch; the images are thrown away."""

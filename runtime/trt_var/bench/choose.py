@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from trt_var.bench import plan
-from trt_var.bench.measure import EAGER, Models, Row, models
+from trt_var.bench.measure import EAGERS, Models, Row, models
 from trt_var.bundle.manifest import Manifest
 from trt_var.bundle.memory import MAX_BATCH
 from trt_var.errors import UsageError
@@ -121,7 +121,7 @@ def read_rows(path: Path, manifest: Manifest) -> list[Row]:
         raise UsageError(f"cannot read {path} ({error.strerror}); trt-var bench --out DIR writes DIR/report.json") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a report of trt-var bench ({error})") from error
-    wanted, rows = models(manifest), [row for row in report.rows if row.setting.backend != EAGER]
+    wanted, rows = models(manifest), [row for row in report.rows if row.setting.backend not in EAGERS]
     alike = {name for name, found in report.bundles.items() if found.alike(wanted)}
     chosen = [row for row in rows if row.setting.engines in alike]
     if rows and not chosen:

@@ -9,6 +9,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from trt_var.bench.resident import Watch, highest
 from trt_var.bundle.manifest import Manifest, Role
 from trt_var.bundle.passes import last_scales
 from trt_var.decoding.loop import Request, decode, draw, render, upload
@@ -25,14 +27,20 @@ from trt_var.decoding.sampling import Sampling, uniforms
 from trt_var.errors import BackendError, TrtVarError
 from trt_var.pipeline import Pipeline
 
-EAGER = "eager"
+EAGER, EAGER_BF16 = EAGERS = ("eager", "eager-bf16")
+LOADING = "trt-var-load"  # how the threads are named that load graphs
 PACKAGES = ("trt-var", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
 Seconds = tuple[list[float], float, float]
 """Of every scale, of the decoder, and of all."""
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What to measure: ``backend`` may be ``eager``, PyTorch with random weights on ``device``."""
+    """What to measure.
+
+    Attributes:
+        backend: may be ``eager`` or ``eager-bf16``, PyTorch with random weights on ``device``.
+        threads: that were asked for; None for the engine's own choice, which a row's description tells.
+    """
 
     engines: str
     backend: str
@@ -40,6 +48,7 @@ class Setting(msgspec.Struct, frozen=True):
     batch: int
     repeats: int
     device: str = "cpu"
+    threads: int | None = None
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -72,6 +81,9 @@ class Row(msgspec.Struct, frozen=True):
         device_memory: taken on the GPU, where the backend can tell.
         parameters: of the transformers in use.
         drops_outputs: whether the backend spends no memory on outputs that nobody takes.
+        anonymous, files: of the process's own memory and of mapped files, what was resident of each at its highest; None
+            in older reports, and where the system does not tell.
+        added: anonymous memory that the requests took above what there was after loading, at its highest; None as before.
     """
 
     setting: Setting
@@ -84,6 +96,9 @@ class Row(msgspec.Struct, frozen=True):
     device_memory: int | None
     parameters: int
     drops_outputs: bool = True
+    anonymous: int | None = None
+    files: int | None = None
+    added: int | None = None
 
 
 def in_process(setting: Setting, module: str = __name__) -> Row:
@@ -103,13 +118,23 @@ def in_process(setting: Setting, module: str = __name__) -> Row:
 
 def measure(setting: Setting) -> Row:
     """Measure a bundle in this process."""
-    with Pipeline.load(setting.engines, setting.backend) as pipeline:
+    with Watch() as watch, Pipeline.load(setting.engines, setting.backend, threads=setting.threads) as pipeline:
         free = pipeline.free_memory()
-        times = repeated(_bundle(pipeline, setting), setting.repeats)
+        run = _bundle(pipeline, setting)
+        _wait_for_graphs()
+        watch.loaded()
+        times = repeated(run, setting.repeats)
         left = pipeline.free_memory()
         drops = pipeline.chain(setting.n_draft).backend.drops_outputs
         taken = 0 if free is None or left is None else free - left
-        return row(setting, pipeline.manifest, pipeline.backend, times, taken if taken > 0 else None, drops)
+        return row(setting, pipeline.manifest, pipeline.backend, times, watch, taken if taken > 0 else None, drops)
+
+
+def _wait_for_graphs() -> None:
+    """Graphs are loaded aside, and what is loaded is no part of a request."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(LOADING):
+            thread.join()
 
 
 def repeated(run: Callable[[], Seconds], repeats: int) -> tuple[float, list[Seconds]]:
@@ -124,11 +149,12 @@ def row(
     manifest: Manifest,
     description: str,
     times: tuple[float, list[Seconds]],
+    watch: Watch,
     device_memory: int | None = None,
     drops_outputs: bool = True,
 ) -> Row:
-    """A row of what ``repeated`` found."""
-    first, results = times
+    """A row of what ``repeated`` found, and of what was watched meanwhile."""
+    (first, results), peak = times, watch.peak
     return Row(
         setting,
         description,
@@ -136,10 +162,13 @@ def row(
         statistics.median(total for _, _, total in results),
         [statistics.median(column) for column in zip(*(scales for scales, _, _ in results), strict=True)],
         statistics.median(decoder for _, decoder, _ in results),
-        _peak(),
+        highest(),
         device_memory,
         sum(manifest.models[role].parameters for role in last_scales(len(manifest.schedule), setting.n_draft)),
         drops_outputs,
+        peak and peak.anonymous,
+        peak and peak.files,
+        watch.added,
     )
 
 
@@ -191,13 +220,6 @@ def _bundle(pipeline: Pipeline, setting: Setting) -> Callable[[], Seconds]:
         return scales, decoder, time.perf_counter() - started
 
     return run
-
-
-def _peak() -> int:
-    import resource  # not on Windows
-
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
 
 
 def child(argument: str, measure: Callable[[Setting], Row]) -> int:

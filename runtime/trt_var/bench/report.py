@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trt_var.backends.installed import needed
-from trt_var.bench.measure import EAGER, Row, models
+from trt_var.bench.measure import EAGERS, Row, models
 from trt_var.bundle.manifest import Manifest
 from trt_var.bundle.memory import need
 from trt_var.errors import OutputError
@@ -55,7 +55,7 @@ class Report:
             model = f"VAR-d{manifest.models['drafter'].depth}"
         else:
             model = f"CoDe N={n_draft}" if n_draft else f"VAR-d{manifest.models['refiner'].depth}"
-        if len(self.manifests) == 1 or row.setting.backend == EAGER:
+        if len(self.manifests) == 1 or row.setting.backend in EAGERS:
             return model
         names = [Path(folder).name for folder in self.manifests]
         own = Path(row.setting.engines).name
@@ -177,16 +177,30 @@ def table(report: Report) -> list[str]:
 
 
 def _memory_table(report: Report) -> list[str]:
-    lines = ["| | batch | weights GB | cache GB | activations GB | measured peak GB |", "|---|---|---|---|---|---|"]
+    """Table 3: what was computed from the manifest, what was measured; a – for what is not known."""
+    lines = [
+        "| | batch | weights GB | cache GB | activations GB | measured peak GB | anonymous | from files | requests add |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in report.rows:
-        if row.setting.backend == EAGER:
-            continue
-        parts = need(report.manifest(row), row.setting.n_draft, row.setting.batch, drops_outputs=row.drops_outputs)
         memory = row.peak if row.device_memory is None else row.device_memory
-        computed = (f"{part / 1e9:.3f}" for part in (parts.weights, parts.cache, parts.activations))
-        name = f"{report.name(row)}, {row.setting.backend}"
-        lines.append(f"| {name} | {row.setting.batch} | {' | '.join(computed)} | {memory / 1e9:.2f} |")
-    return lines
+        measured = [_gigabytes(size) for size in (row.anonymous, row.files, row.added)]
+        cells = [f"{report.name(row)}, {row.setting.backend}", str(row.setting.batch), *_computed(report, row)]
+        lines.append(f"| {' | '.join([*cells, f'{memory / 1e9:.2f}', *measured])} |")
+    told = "The process's own (anonymous) memory and pages of mapped files, at the peak of each; what requests add is of the former."
+    return [*lines, "", told] if any(row.anonymous is not None for row in report.rows) else lines
+
+
+def _computed(report: Report, row: Row) -> list[str]:
+    """Weights, cache and activations of a bundle; eager PyTorch has none of these."""
+    if row.setting.backend in EAGERS:
+        return ["–"] * 3
+    parts = need(report.manifest(row), row.setting.n_draft, row.setting.batch, drops_outputs=row.drops_outputs)
+    return [_gigabytes(part) for part in (parts.weights, parts.cache, parts.activations)]
+
+
+def _gigabytes(size: int | None) -> str:
+    return "–" if size is None else f"{size / 1e9:.3f}"
 
 
 def _plain(report: Report) -> dict[str, Any]:
@@ -244,7 +258,7 @@ def _scales(axes: Any, report: Report) -> None:
 
 
 def _memory(axes: Any, report: Report) -> None:
-    rows = [row for row in report.rows if row.setting.backend != EAGER]
+    rows = [row for row in report.rows if row.setting.backend not in EAGERS]
     for name, backend in dict.fromkeys((report.name(row), row.setting.backend) for row in rows):
         points = [
             (row.setting.batch, (row.peak if row.device_memory is None else row.device_memory) / 1e9)

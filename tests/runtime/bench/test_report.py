@@ -24,7 +24,7 @@ from trt_var.cli.main import main
 
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "--engines", "digits", "--backend", "onnxruntime", "--n-draft", "6,4,0", "--batch", "1,3"]
-    assert main([*command, "--repeats", "1", "--spectrum", "2", "--out", str(tmp_path)]) == 0
+    assert main([*command, "--threads", "1", "--repeats", "1", "--spectrum", "2", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     settings = [(found["setting"]["n_draft"], found["setting"]["batch"]) for found in report["rows"]]
     assert settings == [(6, 1), (4, 1), (0, 1), (6, 3), (4, 3), (0, 3)]
@@ -32,9 +32,11 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert len(found["scales"]) == 6
         assert_close(sum(found["scales"]) + found["decoder"], found["total"], relative=0.5)
         assert found["peak"] > 10e6
+        assert found["setting"]["threads"] == 1
     text = (tmp_path / "report.md").read_text()
     assert "| VAR-d5 | 3 |" in text
-    assert "| CoDe N=4, onnxruntime | 1 |" in text
+    assert re.search(r"\| CoDe N=4, onnxruntime \| 1( \| 0\.0\d\d){3}( \| 0\.\d\d){1}( \| 0\.[01]\d\d){3} \|\n", text)
+    assert "CPU, float32 arithmetic, 1 thread;" in text
     for name in ("latency", "scales", "memory", "spectrum"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
     capsys.readouterr()
@@ -66,6 +68,8 @@ def test_radial_spectrum_of_a_wave() -> None:
         (["--spectrum", "-1"], "--spectrum is -1"),
         (["--compare", "eager"], "the released architectures alone"),
         (["--backend", "quantum"], "--backend lists quantum"),
+        (["--compare", "eager,lazy"], "--compare lists lazy; expected eager, eager-bf16"),
+        (["--threads", "0"], "threads is 0; expected 1 to 1024"),
     ],
 )
 def test_bad_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
@@ -154,3 +158,23 @@ def test_several_bundles_in_one_report(
     assert "other" not in found
     assert main(bench(tmp_path / "out", *several, "--n-draft", "4")) == 2
     assert "other serves 6, none of --n-draft" in capsys.readouterr().err
+
+
+def test_eager_in_both_arithmetics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by its own name; rows of older reports, and computed figures of eager PyTorch, are dashes."""
+    asked: list[tuple[str, str]] = []
+
+    def measured(setting: Setting, module: str) -> Row:
+        asked.append((setting.backend, module))
+        found = row(setting.n_draft, 2.0, engines=setting.engines)
+        return msgspec.structs.replace(found, setting=setting, scales=found.scales[:6], added=10**7, anonymous=2 * 10**7)
+
+    monkeypatch.setattr("trt_var.bench.measure.in_process", measured)
+    monkeypatch.setattr("trt_var_export.eager.measure.check", lambda manifest, device: None)
+    assert main(bench(tmp_path, "--n-draft", "6", "--compare", "eager,eager-bf16,eager")) == 0
+    eager = "trt_var_export.eager.measure"
+    assert asked == [("onnxruntime", "trt_var.bench.measure"), ("eager", eager), ("eager-bf16", eager)]
+    text = (tmp_path / "report.md").read_text()
+    for name in ("eager", "eager-bf16"):
+        assert f"| VAR-d5, {name} | 1 | – | – | – | 1.00 | 0.020 | – | 0.010 |" in text
+    assert text.count("| 1.00× |") == 3, "each against its own plain drafter"

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trt_var.bundle.memory import need
+from trt_var.bundle.opening import Bundle
 from trt_var.cli.commands import COMMANDS
 from trt_var.cli.main import main
 from trt_var.pictures import writing as images
@@ -166,8 +168,11 @@ def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_info_and_backends(toy_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(toy_bundle)]) == 0
     text = capsys.readouterr().out
-    for part in ("8×8", "10 classes", "1 2 3 4 (30 tokens)", "depth 2, width 128", "checksums", "batch  weights"):
+    for part in ("8×8", "10 classes", "1 2 3 4 (30 tokens)", "depth 2, width 128", "checksums", "batch  cache"):
         assert part in text
+    found = need(Bundle.open(toy_bundle).manifest, 2, 64)
+    assert f"mapped from files, once for all processes: {found.weights / 2**20:.0f}\n" in text
+    assert text.splitlines()[-1].split()[-1] == f"{(found.cache + found.activations) / 2**20:.0f}"
     assert main(["backends"]) == 0
     assert "onnxruntime" in capsys.readouterr().out
 

@@ -46,8 +46,11 @@ def add(subparsers: Any, name: str) -> None:
     )
     parser.add_argument("--batch", type=arguments.whole_numbers, default="1", metavar="B[,B…]", help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=3, metavar="n", help="after a first request (default: 3)")
-    parser.add_argument("--compare", choices=("eager",), help="also eager PyTorch doing what the published code does")
+    eager = "also eager PyTorch doing what the published code does: eager, or eager-bf16 in bfloat16, or both"
+    parser.add_argument("--compare", default="", metavar="A[,B]", help=eager)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of eager PyTorch (default: cpu)")
+    threads = "of an engine on a CPU (default: all that may be used) and of eager PyTorch (default: its own choice)"
+    parser.add_argument("--threads", type=int, metavar="n", help=threads)
     parser.add_argument("--spectrum", type=int, default=8, metavar="n", help="images of the Fourier figure, 0 for none")
     parser.add_argument("--out", type=expanded, default=Path("bench"), metavar="DIR", help="folder (default: %(default)s)")
     parser.set_defaults(command=_bench, name=name)
@@ -89,7 +92,7 @@ def _measure(settings: list[Setting], eager: str, keep: Callable[[list[Row]], li
     with tqdm(settings, unit="row", disable=None) as bar:
         for setting in bar:
             try:
-                module = eager if setting.backend == measure.EAGER else measure.__name__
+                module = eager if setting.backend in measure.EAGERS else measure.__name__
                 rows.append(measure.in_process(setting, module))
             except BackendError as error:
                 raise BackendError(f"{error}{f'; the rows before it are in {kept[0]}' if kept else ''}") from error
@@ -104,15 +107,15 @@ def _curves(options: argparse.Namespace, first: Setting, manifest: Manifest) -> 
 
     if not options.spectrum:
         return None
-    with Pipeline.load(first.engines, options.backend.split(",")[0]) as pipeline:
+    with Pipeline.load(first.engines, options.backend.split(",")[0], threads=options.threads) as pipeline:
         return report.spectrum(pipeline, max(first.n_draft, min(manifest.serves)), options.spectrum)
 
 
 def _settings(options: argparse.Namespace, manifests: Mapping[str, Manifest]) -> list[Setting]:
     """What to measure: every batch, bundle, N that it serves, and backend; eager PyTorch once for bundles of like models."""
-    from trt_var.bench.measure import EAGER, Setting, models
+    from trt_var.bench.measure import Setting, models
 
-    backends = _checked(options, manifests)
+    backends, compared = _checked(options, manifests)
     chosen: dict[str, list[int]] = {}
     eager: dict[str, Models] = {}
     for folder, manifest in manifests.items():
@@ -120,14 +123,14 @@ def _settings(options: argparse.Namespace, manifests: Mapping[str, Manifest]) ->
         chosen[folder] = [n for n in dict.fromkeys(options.n_draft or _usual(served)) if n in served]
         if not chosen[folder]:
             raise UsageError(f"{folder} serves {', '.join(map(str, served))}, none of --n-draft; leave it out, or add one")
-        if options.compare and not any(models(manifest).alike(other) for other in eager.values()):
+        if compared and not any(models(manifest).alike(other) for other in eager.values()):
             eager[folder] = models(manifest)
     return [
-        Setting(folder, backend, n_draft, batch, options.repeats, options.device)
+        Setting(folder, backend, n_draft, batch, options.repeats, options.device, options.threads)
         for batch in dict.fromkeys(options.batch)
         for folder in manifests
         for n_draft in chosen[folder]
-        for backend in (*backends, *([EAGER] if folder in eager else ()))
+        for backend in (*backends, *(compared if folder in eager else ()))
     ]
 
 
@@ -136,14 +139,17 @@ def _usual(served: tuple[int, ...]) -> list[int]:
     return sorted({*served[-LAST_N - 1 :], *({0} & set(served))}, reverse=True)
 
 
-def _checked(options: argparse.Namespace, manifests: Mapping[str, Manifest]) -> list[str]:
-    """The backends.
+def _checked(options: argparse.Namespace, manifests: Mapping[str, Manifest]) -> tuple[list[str], list[str]]:
+    """The backends, and what they are compared with.
 
     Raises:
         UsageError: an option out of range.
     """
+    from trt_var.backends.threads import checked
+    from trt_var.bench.measure import EAGERS
     from trt_var.bundle.memory import MAX_BATCH
 
+    checked(options.threads)
     served = sorted({n for manifest in manifests.values() for n in manifest.serves})
     unknown = sorted(set(options.n_draft or ()) - set(served))
     if unknown:
@@ -155,11 +161,16 @@ def _checked(options: argparse.Namespace, manifests: Mapping[str, Manifest]) -> 
         raise UsageError(f"--repeats is {options.repeats}; expected 1 to {MAX_REPEATS}")
     if not 0 <= options.spectrum <= MAX_BATCH:
         raise UsageError(f"--spectrum is {options.spectrum}; expected 0 to {MAX_BATCH}")
-    backends = list(dict.fromkeys(options.backend.split(",")))
-    strangers = sorted(set(backends) - set(arguments.BACKENDS))
-    if strangers:
-        raise UsageError(f"--backend lists {', '.join(strangers)}; expected {', '.join(arguments.BACKENDS)}")
-    return backends
+    compared = _listed("--compare", options.compare, EAGERS) if options.compare else []
+    return _listed("--backend", options.backend, arguments.BACKENDS), compared
+
+
+def _listed(option: str, text: str, known: tuple[str, ...]) -> list[str]:
+    """Names separated by commas, each once."""
+    names = list(dict.fromkeys(text.split(",")))
+    if strangers := sorted(set(names) - set(known)):
+        raise UsageError(f"{option} lists {', '.join(strangers)}; expected {', '.join(known)}")
+    return names
 
 
 def _line(row: Row) -> str:
@@ -168,4 +179,5 @@ def _line(row: Row) -> str:
         f"{setting.engines} {setting.backend:12} N={setting.n_draft:<2} batch {setting.batch:<3} {row.total:7.2f} s, "
         f"{row.total / setting.batch:.2f} each, decoder {row.decoder:.2f} s, "
         f"first {row.first:.2f} s, peak {row.peak / 1e9:.1f} GB"
+        + ("" if row.added is None else f", requests add {row.added / 1e9:.2f}")
     )

@@ -59,14 +59,14 @@ def _info(options: argparse.Namespace) -> None:
             f"{record.batch.smallest} to {record.batch.largest}"
         )
     n_draft = default_n_draft(manifest)
-    print(f"\nmemory at n-draft {n_draft}, MiB (what an engine adds of its own is not counted)")
-    print("batch  weights  cache  activations  total")
+    print(f"\nmemory at n-draft {n_draft}, MiB; what an engine adds of its own, packed weights for one, is not counted")
+    print(f"mapped from files, once for all processes: {need(manifest, n_draft, 1).weights / MIB:.0f}")
+    print("a request, of the process's own:")
+    print("batch  cache  activations  total")
     for batch in (1, 8, 32, 64):
         parts = need(manifest, n_draft, batch)
-        print(
-            f"{batch:5}  {parts.weights / MIB:7.0f}  {parts.cache / MIB:5.0f}  {parts.activations / MIB:11.0f}"
-            f"  {parts.total / MIB:5.0f}"
-        )
+        own = parts.cache + parts.activations
+        print(f"{batch:5}  {parts.cache / MIB:5.0f}  {parts.activations / MIB:11.0f}  {own / MIB:5.0f}")
 
 
 def _print_record(path: Path) -> None:
