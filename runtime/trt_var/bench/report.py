@@ -187,7 +187,7 @@ def _memory_table(report: Report) -> list[str]:
         measured = [_gigabytes(size) for size in (row.anonymous, row.files, row.added)]
         cells = [f"{report.name(row)}, {row.setting.backend}", str(row.setting.batch), *_computed(report, row)]
         lines.append(f"| {' | '.join([*cells, f'{memory / 1e9:.2f}', *measured])} |")
-    told = "The process's own (anonymous) memory and pages of mapped files, at the peak of each; what requests add is of the former."
+    told = "The process's own (anonymous) memory and pages of mapped files, each at its peak; requests add to the former."
     return [*lines, "", told] if any(row.anonymous is not None for row in report.rows) else lines
 
 
