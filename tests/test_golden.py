@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -22,13 +23,15 @@ from trt_var.backends.onnxruntime.cpu import OnnxRuntime
 from trt_var.backends.onnxruntime.cuda import OnnxRuntimeCuda
 from trt_var.backends.onnxruntime.runtime import create
 from trt_var.bundle.opening import Bundle
+from trt_var.bundle.passes import last_scales
 from trt_var.decoding.editing import region
-from trt_var.decoding.loop import Chain, DecodedScale, Request, decode, render, upload
+from trt_var.decoding.loop import Chain, DecodedScale, Request, decode, one_row, render, upload
 from trt_var.decoding.sampling import preset, uniforms
 from trt_var_export.graphs.reference import TorchBackend
 
 GREEDY = Sampling(cfg=1.5, top_k=1)
 golden = np.load(GOLDEN / "tiny.npz")
+free = np.load(GOLDEN / "free.npz")  # CoDe's published code at cfg 0, for both models or for the refiner alone
 
 
 @pytest.fixture(scope="module", params=["torch", "onnxruntime", "cuda"])
@@ -81,6 +84,33 @@ def test_uniforms_are_the_stream_of_the_seed() -> None:
 def test_greedy_tokens(walk: Callable[..., list[DecodedScale]], n_draft: int) -> None:
     tokens = joined([scale.tokens for scale in walk(n_draft, GREEDY)])
     assert_tokens(tokens, golden[f"greedy_N{n_draft}_tokens"])
+
+
+@pytest.mark.parametrize("n_draft", range(1, 11))
+def test_greedy_tokens_without_guidance(chain: Chain, walk: Callable[..., list[DecodedScale]], n_draft: int) -> None:
+    sampling = Sampling(cfg=0, top_k=1)
+    assert one_row(chain, n_draft, sampling) == last_scales(10, n_draft).keys()
+    tokens = joined([scale.tokens for scale in walk(n_draft, sampling)])
+    assert_tokens(tokens, free[f"free_N{n_draft}_tokens"])
+
+
+@pytest.mark.parametrize("n_draft", range(2, 10))
+def test_greedy_tokens_of_an_unguided_refiner(chain: Chain, walk: Callable[..., list[DecodedScale]], n_draft: int) -> None:
+    sampling = replace(GREEDY, guided_scales=n_draft)
+    assert one_row(chain, n_draft, sampling) == {"refiner"}
+    tokens = joined([scale.tokens for scale in walk(n_draft, sampling)])
+    assert_tokens(tokens, free[f"refiner_free_N{n_draft}_tokens"])
+
+
+@pytest.mark.parametrize("n_draft", [3, 8, 10])
+def test_two_rows_without_guidance_draw_the_same(chain: Chain, n_draft: int) -> None:
+    chain = replace(chain, manifest=msgspec.structs.replace(chain.manifest, one_row=False))
+    numbers = np.ascontiguousarray(golden["uniforms"].T)
+    request = Request(tuple(golden["labels"]), numbers, n_draft, Sampling(cfg=0, top_k=1))
+    inputs = upload(chain, request)
+    assert all(inputs[f"conditions.{role}"].shape[0] == 4 for role in last_scales(10, n_draft))
+    tokens = joined([downloaded(chain, scale).tokens for scale in decode(chain, n_draft, inputs)])
+    assert_tokens(tokens, free[f"free_N{n_draft}_tokens"])
 
 
 @pytest.mark.parametrize("n_draft", [8, 10])

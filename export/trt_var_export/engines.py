@@ -19,7 +19,7 @@ from trt_var.backends.installed import check_whole, needed
 from trt_var.backends.tensorrt import logger
 from trt_var.backends.tensorrt import profiles as shapes
 from trt_var.backends.tensorrt import record as engines
-from trt_var.backends.tensorrt.record import Batch, Engine, Kind, Profile, Record
+from trt_var.backends.tensorrt.record import GUIDED, Batch, Engine, Guidance, Kind, Profile, Record
 from trt_var.backends.tensorrt.simulated import engine as simulated
 from trt_var.backends.tensorrt.simulated.device import TARGET
 from trt_var.bundle.manifest import Graph, Manifest
@@ -46,6 +46,8 @@ class EngineRecipe:
         graphs: names of graphs; empty for all.
         n_drafts: the N that will be asked for, of those that the bundle serves; empty for all. Fewer take fewer profiles.
         force: replace engines that are there.
+        guidance: ``guided``, ``free`` (one row an image), ``refiner-free`` (a guided drafter, the refiner with one row), or
+            several; one engine serves all of them.
         shadow: profiles that let the refiner shadow the drafter at every N, as engines for all N from 0 have them anyway.
     """
 
@@ -57,6 +59,7 @@ class EngineRecipe:
     n_drafts: tuple[int, ...] = ()
     force: bool = False
     shadow: bool = False
+    guidance: tuple[Guidance, ...] = GUIDED
 
 
 def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Path:
@@ -72,6 +75,8 @@ def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Pat
     manifest = _narrowed(bundle.manifest, recipe.n_drafts)
     if manifest.precision == "bf16":
         raise UsageError(f"{bundle.path} keeps its weights in bfloat16, for CPUs; build another with --precision fp16")
+    if recipe.guidance != GUIDED and not manifest.one_row:
+        raise UsageError(f"the graphs of {bundle.path} take two rows an image; build it again for --guidance")
     wanted = _graphs(manifest, recipe)
     builder = Simulation() if recipe.kind == "simulated" else Builder(recipe.kind)
     target = builder.target(recipe.target)
@@ -83,14 +88,17 @@ def build_engines(recipe: EngineRecipe, progress: Progress | None = None) -> Pat
             builder.timings = out.with_suffix(f"{out.suffix}.timings")
         built = {}
         for name, graph in wanted.items():
-            path, profiles = bundle.graph(graph), shapes.profiles(manifest, name, recipe.batch, shadow=recipe.shadow)
+            path = bundle.graph(graph)
+            profiles = shapes.profiles(manifest, name, recipe.batch, shadow=recipe.shadow, guidance=recipe.guidance)
             sources = {file: bundle.manifest.files[file].sha256 for file in (graph.onnx, graph.weights)}
             started, plan = time.monotonic(), folder / f"{name}.plan"
             layers, scratch = builder.write(path, plan, profiles, target, progress or Silent())
             size, seconds = plan.stat().st_size, round(time.monotonic() - started, 2)
             log.info("%s: %.1f MB, %d profiles, %.1f s", plan.name, size / 1e6, len(profiles), seconds)
             built[name] = Engine(plan.name, size, file_sha256(plan), sources, seconds, profiles, layers, scratch)
-        record = Record(engines.SCHEMA, recipe.kind, builder.version, target, recipe.batch, manifest.serves, built)
+        record = Record(
+            engines.SCHEMA, recipe.kind, builder.version, target, recipe.batch, manifest.serves, built, recipe.guidance
+        )
         (folder / engines.RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
     return out
 

@@ -118,6 +118,8 @@ class Workshop:
             files=self._files(folder),
             class_names="classes.txt" if self.names else None,
             report="report.json",
+            one_row=True,
+            untruncated=True,
         )
         (folder / manifests.FILE_NAME).write_bytes(manifests.encode(manifest))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trt_var.decoding.sampling import Sampling
     from trt_var.pipeline import Pipeline
     from trt_var.requests.provenance import Provenance
-    from trt_var.requests.results import Generation, Preview, Reconstruction
+    from trt_var.requests.results import Generation, Preview, Reconstruction, Scores
 
 __all__ = [
     "BackendError",
@@ -44,6 +44,7 @@ __all__ = [
     "Provenance",
     "Reconstruction",
     "Sampling",
+    "Scores",
     "TrainingError",
     "TrtVarError",
     "UsageError",
@@ -58,6 +59,7 @@ _LATE = {
     "Provenance": "requests.provenance",
     "Reconstruction": "requests.results",
     "Sampling": "decoding.sampling",
+    "Scores": "requests.results",
 }
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # what to show is the program's to say, not a library's

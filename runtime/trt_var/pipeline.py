@@ -27,10 +27,10 @@ from trt_var.decoding.sampling import Sampling
 from trt_var.errors import UsageError
 from trt_var.pictures.given import as_image, as_images, as_mask
 from trt_var.reopening import Origin, reduce
-from trt_var.requests.batches import draw_all, draw_scales
-from trt_var.requests.checking import Labels, Run, Seeds, check_batch_size, prepare
+from trt_var.requests.batches import draw_all, draw_scales, score_all
+from trt_var.requests.checking import Labels, Run, Seeds, check_batch_size, prepare, prepare_scoring
 from trt_var.requests.provenance import is_exact, promise, provenance_of
-from trt_var.requests.results import Generation, Preview, Reconstruction
+from trt_var.requests.results import Generation, Preview, Reconstruction, Scores
 
 if TYPE_CHECKING:
     from trt_var.pictures.given import ImageLike
@@ -120,6 +120,11 @@ class Pipeline:
     def backend(self) -> str:
         """Engine, device, arithmetic and threads in use, and what may make an image differ from one batch to another."""
         return f"{described(self._backend)}; {promise(self._alone, self.exact)}"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One line of comma-separated names a class, or nothing."""
+        return tuple(self._names)
 
     @property
     def engine(self) -> str:
@@ -249,6 +254,39 @@ class Pipeline:
             tokens.append(drawn.T[:count])
         return Reconstruction(redrawn, np.concatenate(tokens).astype(np.uint16), psnr(redrawn, pixels))
 
+    @starving("scoring failed")
+    def score(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        labels: Labels | None = None,
+        *,
+        n_draft: int | None = None,
+        batch_size: int = 8,
+        progress: Callable[[int], object] | None = None,
+    ) -> Scores:
+        """The log-likelihood of pictures under classes: a classifier, or a sieve for data.
+
+        Pictures go through the encoder; their tokens are then judged without guidance, each scale given those before it, by
+        the drafter's first ``n_draft`` scales and the refiner's others.
+
+        Args:
+            images: see ``reconstruct``.
+            labels: the classes, numbers or names; all that the bundle has if not given.
+            n_draft, batch_size: see ``generate``; a batch holds pairs of a picture and a class.
+            progress: called with the number of pairs finished at once.
+
+        Raises:
+            UsageError: a value out of range, or a quantised bundle, whose graphs return no logits.
+            DataError: a file that cannot be read.
+            BackendError: the engine failed.
+        """
+        run = prepare_scoring(self.manifest, self._names, labels, n_draft, batch_size)
+        pixels = as_images(images, self.manifest.image_side)
+        tokens = [self._encode(pixels[i : i + 1])[0][:, 0] for i in range(len(pixels))]
+        chain = self._models.chain(run.n_draft, logits=True)
+        nats = score_all(chain, run, np.stack(tokens, 1), 1 if self._alone else batch_size, progress)
+        return Scores(np.array(run.labels, np.int64), nats, np.stack(tokens).astype(np.uint16))
+
     def _encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Tokens and f_hats of images; the last is repeated where the backend's batches are larger."""
         fill = [min(i, len(images) - 1) for i in range(self._backend.padded(len(images)))]
@@ -256,7 +294,7 @@ class Pipeline:
 
     def _draw(self, run: Run, batch_size: int, progress: Callable[[int], object] | None) -> Generation:
         batch_size = 1 if self._alone else check_batch_size(batch_size)
-        chain = self.chain(run.n_draft, run.sampling.more_smooth)
+        chain = self._chain(run)
         images, tokens = draw_all(chain, run, batch_size, self._alone, progress)
         return Generation(images, tokens, *run.numbers, provenance_of(chain, run, batch_size, self._alone))
 
@@ -280,12 +318,18 @@ class Pipeline:
         return self._stream(run)
 
     def _stream(self, run: Run) -> Iterator[Preview]:
-        chain = self.chain(run.n_draft, run.sampling.more_smooth)
+        chain = self._chain(run)
         provenance = provenance_of(chain, run, 1 if self._alone else len(run.labels), self._alone)
-        scales, tokens = len(chain.manifest.schedule), np.empty((len(run.labels), 0), np.uint16)
+        scales, tokens = run.scales(chain.manifest), np.empty((len(run.labels), 0), np.uint16)
         for scale, images, drawn in draw_scales(chain, run, self._alone):
             tokens = np.concatenate([tokens, drawn], axis=1)
             yield Preview(scale.index, scales, scale.role, images, tokens, *run.numbers, provenance)
+
+    def _chain(self, run: Run) -> Chain:
+        """What a request needs: the refiner not at all where drawing ends before it would begin."""
+        scales = len(self.manifest.schedule)
+        early = run.n_draft >= run.scales(self.manifest)
+        return self.chain(scales if early else run.n_draft, run.sampling.more_smooth)
 
     def chain(self, n_draft: int, smooth: bool = False) -> Chain:
         """The loaded graphs of a decoding, for loops of one's own over ``trt_var.decoding.loop.decode``.

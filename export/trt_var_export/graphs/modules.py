@@ -55,6 +55,7 @@ class Step(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Features [n, B, Z], conditions [R, M, C], uniforms [m, B], settings [1, B], past [T, R, H, D] k and v a block.
 
+        R is 2B, the labels' rows and then the null class's; or B, the labels' alone, where nothing is guided.
         Returns tokens [m, B] and guided logits [m, B, V] of the last m positions, new keys and values [n, R, H, D].
         """
         guided, new = self.logits(features, conditions, guidance, past, uniforms.shape[0])
@@ -65,7 +66,7 @@ class Step(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Guided logits [m, B, V] of the last ``drawn`` positions, new keys and values."""
         words = self.transformer.word_embed(features)
-        words = torch.cat((words, words), 1)  # both branches see the same tokens
+        words = torch.cat((words, words), 1).narrow(1, 0, conditions.shape[0])  # both branches see the same tokens
         logits, new = self.transformer(words, conditions, list(past), drawn)
         return guide(logits, guidance), new
 
@@ -83,12 +84,12 @@ def step_parameters(transformer: Transformer) -> list[str]:
 
 def step(name: str, transformer: Transformer, max_top_k: int) -> Traceable:
     shape = transformer.shape
-    batch, n, past, drawn = 2, 9, 5, 4  # any sizes ≥ 2 that differ: 0 and 1 would be taken as fixed
-    cache = (past, 2 * batch, shape.heads, HEAD_WIDTH)
+    batch, rows, n, past, drawn = 3, 6, 9, 5, 4  # any sizes ≥ 2 that differ: 0 and 1 would be taken as fixed
+    cache = (past, rows, shape.heads, HEAD_WIDTH)
     dtype = transformer.head.weight.dtype
     inputs = {
         "features": torch.zeros(n, batch, shape.code_width),
-        "conditions": torch.zeros(2 * batch, shape.conditions, shape.width),
+        "conditions": torch.zeros(rows, shape.conditions, shape.width),
         "uniforms": torch.zeros(drawn, batch),
         "guidance": torch.zeros(1, batch),
         "temperature": torch.ones(1, batch),

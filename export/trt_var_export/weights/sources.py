@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,9 +20,25 @@ from trt_var_export.weights.hub import fetch
 log = logging.getLogger(__name__)
 Part = Literal["drafter", "refiner", "vae"]
 
-VAR = ("FoundationVision/var", "6d0ee6598a42f75079aa79e58b012b57b284c91b")
-CODE = ("Zigeng/VAR_CoDe", "main")  # no commit pinned yet; the one that was used goes into the manifest
-RELEASED = {f"d{depth}": f"var_d{depth}.pth" for depth in (16, 20, 24, 30, 36)}
+
+@dataclass(frozen=True)
+class Repository:
+    """Where released weights lie; ``revision`` is a commit, or a branch whose commit goes into the manifest."""
+
+    name: str
+    revision: str
+    licence: str
+
+
+VAR = Repository("FoundationVision/var", "6d0ee6598a42f75079aa79e58b012b57b284c91b", "MIT")
+CODE = Repository("Zigeng/VAR_CoDe", "main", "MIT")
+DDO = Repository("nvidia/DirectDiscriminativeOptimization", "main", "CC-BY-NC-SA-4.0")
+CCA = Repository("ChenDRAG/CCA_VAR", "main", "MIT")
+RELEASED = {
+    **{f"d{depth}": (VAR, f"var_d{depth}.pth") for depth in (16, 20, 24, 30, 36)},
+    **{f"d{depth}-cca": (CCA, f"CCA_VAR_Guidance_Free/VAR_d{depth}_CCA.pth") for depth in (16, 20, 24, 30)},
+    **{f"d{depth}-ddo": (DDO, f"var_d{depth}-ddo.pth") for depth in (16, 30)},
+}
 RELEASED_VAE = "vae_ch160v4096z32.pth"
 FINETUNED = (6, 7, 8, 9)
 MAX_DEPTH, MAX_CHANNELS, SEED_DIGITS = 64, 512, 18
@@ -32,8 +49,9 @@ def resolve(text: str, part: Part, finetuned: int | None = None, key: str | None
     """Open what a command line names.
 
     Args:
-        text: ``d16`` … ``d36`` or ``default`` (the released VQVAE); a file, shard, index or folder of weights, whatever it
-            is called; ``random:d30[:SEED]``, for the VQVAE ``random[:SEED]`` or ``random:ch32[:SEED]``.
+        text: ``d16`` … ``d36``, ``d16-cca`` … ``d30-ddo`` (guidance-free) or ``default`` (the released VQVAE); a file,
+            shard, index or folder of weights, whatever it is called; ``random:d30[:SEED]``, for the VQVAE
+            ``random[:SEED]`` or ``random:ch32[:SEED]``.
         finetuned: take the released pair that CoDe tuned for this N instead of the plain d30 and d16; files are taken
             as they are.
         key: where in a file to look that holds several models, as ``checkpoint.open_checkpoint`` takes it.
@@ -50,11 +68,11 @@ def resolve(text: str, part: Part, finetuned: int | None = None, key: str | None
     if is_random:
         return _random(text, part)
     if part == "vae" and is_released:
-        return _fetch(*VAR, RELEASED_VAE, part)
+        return _fetch(VAR, RELEASED_VAE, part)
     if part != "vae" and finetuned is not None and (is_released or not is_file):
         return _fetch_finetuned(text, part, finetuned)
     if is_released:
-        return _fetch(*VAR, RELEASED[text], part)
+        return _fetch(*RELEASED[text], part)
     if not is_file:
         names = "default, random" if part == "vae" else f"{', '.join(RELEASED)}, random:dN"
         raise UsageError(
@@ -83,14 +101,21 @@ def _fetch_finetuned(text: str, part: Part, finetuned: int) -> Checkpoint:
             f"--finetuned takes N = {FINETUNED} with --drafter d30 --refiner d16, or files; "
             f"got {finetuned} with {shown(text)}"
         )
-    return _fetch(*CODE, f"{part}_{finetuned}.pth", part)
+    return _fetch(CODE, f"{part}_{finetuned}.pth", part)
 
 
-def _fetch(repository: str, revision: str, name: str, part: Part) -> Checkpoint:
-    path = fetch(repository, revision, name)
+def _fetch(repository: Repository, name: str, part: Part) -> Checkpoint:
+    path = fetch(repository.name, repository.revision, name)
     checkpoint = open_checkpoint(path, _part(part))
-    checkpoint.origin = {"repository": repository, "revision": path.parent.name, "path": name}
+    revision = path.parents[name.count("/")].name  # of the hub's cache: snapshots/REVISION/NAME
+    licence = repository.licence
+    checkpoint.origin = {"repository": repository.name, "revision": revision, "path": name, "licence": licence}
+    log.warning("%s: %s of %s is licensed %s%s", part, name, repository.name, licence, _restriction(licence))
     return checkpoint
+
+
+def _restriction(licence: str) -> str:
+    return ": not for commercial use, and what is made of it must be shared alike" if "-NC-SA" in licence else ""
 
 
 def _random(text: str, part: Part) -> Checkpoint:

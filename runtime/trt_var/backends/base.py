@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from trt_var.backends.failures import starving
+from trt_var.bundle.manifest import Role
 
 
 class Buffer(Protocol):
@@ -118,6 +119,10 @@ class Backend(Protocol):
         """The batch in which so many images are drawn: as many, or more to meet sizes that are ready; or fewer at once."""
         ...
 
+    def takes_one_row(self, role: Role) -> bool:
+        """Whether a model that guides nothing may be run with one row an image, if the graphs of the bundle bear it."""
+        ...
+
     def aside(self) -> AbstractContextManager[object]:
         """A block whose runs need not be waited for until ``join``; they see all that was done before the block."""
         ...
@@ -138,7 +143,7 @@ class Backend(Protocol):
         """Bytes that can still be allocated on the device; None for the host, and where the engine does not tell."""
         ...
 
-    def check_room(self, n_draft: int, batch: int) -> None:
+    def check_room(self, n_draft: int, batch: int, one_row: Collection[Role] = ()) -> None:
         """Raises BackendError, with figures, for a batch that is known not to fit; ``draw`` does this itself."""
         ...
 
@@ -203,6 +208,9 @@ class HostMemory:
     def padded(self, images: int) -> int:
         return images
 
+    def takes_one_row(self, role: Role) -> bool:
+        return True
+
     def aside(self) -> AbstractContextManager[object]:
         return nullcontext()
 
@@ -216,7 +224,7 @@ class HostMemory:
     def free_memory(self) -> int | None:
         return None
 
-    def check_room(self, n_draft: int, batch: int) -> None:
+    def check_room(self, n_draft: int, batch: int, one_row: Collection[Role] = ()) -> None:
         pass
 
     def close(self) -> None:

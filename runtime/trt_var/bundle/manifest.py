@@ -90,6 +90,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     judge: Judge | None = None
     quantised: dict[Literal["drafter", "refiner", "decoder"], dict[Text, Text]] | None = None
     smooth: tuple[Graph, ...] | None = None
+    one_row: bool = False
+    untruncated: bool = False
 
 
 def default_n_draft(manifest: Manifest) -> int:

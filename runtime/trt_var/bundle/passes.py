@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trt_var.bundle.manifest import Manifest, Role
@@ -9,9 +10,16 @@ from trt_var.schedule import Schedule
 
 
 def last_scales(scales: int, n_draft: int) -> dict[Role, int]:
-    """The roles that draw, with the last scale of each."""
-    last: dict[Role, int] = {"drafter": n_draft - 1} if n_draft else {}
-    return last if n_draft == scales else last | {"refiner": scales - 1}
+    """The roles that draw, with the last scale of each; ``scales`` may be fewer than there are, where drawing ends early."""
+    last: dict[Role, int] = {"drafter": min(n_draft, scales) - 1} if n_draft else {}
+    return last if n_draft >= scales else last | {"refiner": scales - 1}
+
+
+def unguided(guidance: Sequence[float], scales: int, n_draft: int) -> frozenset[Role]:
+    """The roles that draw scales without guidance alone; ``guidance`` is the strength of every scale [K]."""
+    firsts: dict[Role, int] = {"drafter": 0, "refiner": n_draft}
+    last = last_scales(scales, n_draft)
+    return frozenset(role for role, end in last.items() if not any(guidance[firsts[role] : end + 1]))
 
 
 @dataclass(frozen=True)

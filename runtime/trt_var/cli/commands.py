@@ -7,7 +7,7 @@ from typing import Any
 
 from trt_var.cli.building import build, calibrate, engines, finetune
 from trt_var.cli.drawing import demo, inpaint, reconstruct, run, sample
-from trt_var.cli.measuring import backends, bench, evaluate, info, plan
+from trt_var.cli.measuring import backends, bench, evaluate, info, plan, score
 
 COMMANDS: dict[str, Callable[[Any, str], None]] = {
     "demo": demo.add,
@@ -20,6 +20,7 @@ COMMANDS: dict[str, Callable[[Any, str], None]] = {
     "calibrate": calibrate.add,
     "engines": engines.add,
     "eval": evaluate.add,
+    "score": score.add,
     "finetune": finetune.add,
     "bench": bench.add,
     "info": info.add,

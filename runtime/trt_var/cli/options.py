@@ -49,16 +49,21 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are drawn."""
     parser.add_argument(
         "--preset",
-        choices=("default", "code", "var"),
+        choices=("default", "code", "var", "cca", "ddo"),
         default="default",
-        help="published settings; single ones given beside it win",
+        help="published settings, cca and ddo without guidance; single ones given beside it win",
     )
-    parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength (default: 1.5)")
+    parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength; 0 is none (default: 1.5)")
+    guided = "only the first so many scales are guided; what a model draws without takes half the rows (default: all)"
+    parser.add_argument("--guided-scales", type=int, metavar="k", help=guided)
+    parser.add_argument(
+        "--scales", type=int, metavar="k", help="draw only so many scales: softer, in less time (default: all)"
+    )
     parser.add_argument(
         "--top-k",
         type=int,
         metavar="K",
-        help="likeliest tokens kept; 1 is greedy, 0 all that the graphs keep (default: 600)",
+        help="likeliest tokens kept; 1 is greedy, 0 all that the graphs keep, or with --top-p 1 all (default: 600)",
     )
     parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept; 0 or 1: all (default: 0.96)")
     parser.add_argument("--more-smooth", action="store_true", help="average codebook rows: smoother, for the eye alone")
@@ -72,9 +77,10 @@ def sampling(options: argparse.Namespace, manifest: Manifest) -> Sampling:
     from trt_var.decoding.sampling import preset
 
     base = preset(options.preset, len(manifest.schedule), manifest.vocabulary)
-    given = {name: getattr(options, name) for name in ("cfg", "top_k", "top_p", "temperature")}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return replace(base, **chosen, more_smooth=options.more_smooth).resolved(manifest.vocabulary, manifest.max_top_k)
+    names = ("cfg", "top_k", "top_p", "temperature", "guided_scales", "scales")
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    asked = replace(base, **chosen, more_smooth=options.more_smooth)
+    return asked.resolved(manifest.vocabulary, manifest.max_top_k, manifest.untruncated)
 
 
 def whole_numbers(text: str) -> list[int]:

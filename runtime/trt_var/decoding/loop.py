@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trt_var.backends.base import Backend, Buffer, Graph, Work
 from trt_var.bundle.manifest import HEAD_WIDTH, Manifest, Role
 from trt_var.bundle.memory import kept_positions
-from trt_var.bundle.passes import last_scales
+from trt_var.bundle.passes import last_scales, unguided
 from trt_var.decoding.sampling import Sampling
 from trt_var.schedule import Schedule
 
@@ -82,6 +82,10 @@ class Request:
     region: Region | None = None
     noise: NDArray[np.float32] | None = None
 
+    def scales(self, schedule: Schedule) -> int:
+        """How many scales are drawn."""
+        return self.sampling.scales or schedule.scales
+
 
 @dataclass(frozen=True)
 class DecodedScale:
@@ -105,10 +109,11 @@ class DecodedScale:
 def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
     """Everything that a decoding reads from the host, by name.
 
-    float32 ``conditions.ROLE`` [2B, M, C] of the roles that draw, ``f_hat`` [B, Z, P, P] and ``features`` [L, B, Z] as the
-    first scale sees them; for every scale k ``uniforms.k`` [n, B], ``guidance.k``, ``temperature.k``, ``top_p.k``,
-    ``top_k.k`` [1, B] and perhaps ``teacher.k`` [n, B] and ``noise.k`` [n, B, V]; ``keep`` [B, 1, P, P] of what ``kept.k``
-    [B, Z, P, P], there only if something may be kept. One array a scale, for engines that want aligned addresses.
+    float32 ``conditions.ROLE`` [R, M, C] of the roles that draw, R = 2B or, for one that guides nothing, B; ``f_hat``
+    [B, Z, P, P] and ``features`` [L, B, Z] as the first scale sees them; for every scale k that is drawn ``uniforms.k``
+    [n, B], ``guidance.k``, ``temperature.k``, ``top_p.k``, ``top_k.k`` [1, B] and perhaps ``teacher.k`` [n, B] and
+    ``noise.k`` [n, B, V]; ``keep`` [B, 1, P, P] of what ``kept.k`` [B, Z, P, P], there only if something may be kept. One
+    array a scale, for engines that want aligned addresses.
     """
     manifest, batch = chain.manifest, len(request.labels)
     schedule = Schedule(manifest.schedule)
@@ -121,10 +126,11 @@ def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
         found["keep"] = np.broadcast_to(request.region.keep, found["keep"].shape)
         kept = np.broadcast_to(request.region.f_hats[:, None], (schedule.scales, *found["f_hat"].shape))
         found |= {f"kept.{scale}": f_hat for scale, f_hat in enumerate(kept)}
-    for role in last_scales(schedule.scales, request.n_draft):
-        found[f"conditions.{role}"] = _conditions(chain.transformers[role].conditions, request.labels)
+    halved = one_row(chain, request.n_draft, request.sampling)
+    for role in last_scales(request.scales(schedule), request.n_draft):
+        found[f"conditions.{role}"] = _conditions(chain.transformers[role].conditions, request.labels, role in halved)
     settings = _settings(request, manifest)
-    for scale in range(schedule.scales):
+    for scale in range(request.scales(schedule)):
         span = schedule.span(scale)
         found[f"uniforms.{scale}"] = request.uniforms[span]
         found |= {f"{name}.{scale}": rows[scale : scale + 1] for name, rows in settings.items()}
@@ -135,6 +141,13 @@ def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
     return found
 
 
+def one_row(chain: Chain, n_draft: int, sampling: Sampling) -> frozenset[Role]:
+    """The roles that take one row an image: nothing that they draw is guided, and graphs and backend bear it."""
+    scales = len(chain.manifest.schedule)
+    free = unguided(sampling.guidance(scales).tolist(), sampling.scales or scales, n_draft)
+    return frozenset(role for role in free if chain.manifest.one_row and chain.backend.takes_one_row(role))
+
+
 def upload(chain: Chain, request: Request) -> dict[str, Buffer]:
     """``arrays`` on the chain's backend."""
     return {name: chain.backend.upload(array) for name, array in arrays(chain, request).items()}
@@ -143,12 +156,12 @@ def upload(chain: Chain, request: Request) -> dict[str, Buffer]:
 def decode(
     chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], *, logits: bool = False, shadowed: bool = False
 ) -> Iterator[DecodedScale]:
-    """Draw all scales, one after the other.
+    """Draw the scales, one after the other.
 
     Args:
         chain: what runs them.
         n_draft: how many scales the drafter draws.
-        inputs: see ``upload``; features are written to.
+        inputs: see ``upload``; features are written to. What there is of the scales says how many are drawn.
         logits: also keep the guided logits; the step graphs must have that output.
         shadowed: the refiner runs over every drafted scale while the drafter draws it, aside where the backend can, so that
             its first own scale finds the keys and values of the prefix; both caches are then held at once.
@@ -156,8 +169,9 @@ def decode(
     backend, schedule = chain.backend, Schedule(chain.manifest.schedule)
     features, f_hat = inputs["features"], inputs["f_hat"]
     nothing = f_hat  # zeros, for the quantisers to keep nothing of
-    sides = _sides(chain, n_draft, inputs, shadowed)
-    for scale in range(schedule.scales):
+    scales = sum(f"uniforms.{scale}" in inputs for scale in range(schedule.scales))
+    sides = _sides(chain, scales, n_draft, inputs, shadowed)
+    for scale in range(scales):
         role: Role = "drafter" if scale < n_draft else "refiner"
         if shadowed and scale < n_draft:
             with backend.aside():
@@ -173,7 +187,7 @@ def decode(
             known["tokens"] = inputs.get(f"teacher.{scale}", tokens)
         f_hat = backend.empty(f_hat.shape, np.float32)
         outputs = {"new_f_hat": f_hat}
-        if scale + 1 < schedule.scales:
+        if scale + 1 < schedule.scales:  # after the last that is drawn, too: engines have a place for it
             outputs["features"] = features[schedule.span(scale + 1)]
         (chain.smooth or chain.quantiser)[scale].run(known, outputs)
         yield DecodedScale(scale, role, tokens, f_hat, values)
@@ -189,7 +203,10 @@ def render(chain: Chain, f_hat: Buffer) -> Buffer:
 
 
 def draw(chain: Chain, request: Request, shadowing: bool = True) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """A whole batch: tokens [L, B] and images [B, H, W, 3]; without ``shadowing`` in one way alone, with its rounding."""
+    """A whole batch: tokens [L, B], of the scales that are drawn, and images [B, H, W, 3].
+
+    Without ``shadowing`` in one way alone, with its rounding.
+    """
 
     def way(shadowed: bool) -> Work:
         def work(inputs: Mapping[str, Buffer]) -> dict[str, Buffer]:
@@ -200,44 +217,39 @@ def draw(chain: Chain, request: Request, shadowing: bool = True) -> tuple[NDArra
         return work
 
     found = chain.backend.draw(request.n_draft, arrays(chain, request), way(False), way(shadowing))
-    tokens = [found[f"tokens.{scale}"] for scale in range(len(chain.manifest.schedule))]
+    tokens = [found[f"tokens.{scale}"] for scale in range(request.scales(Schedule(chain.manifest.schedule)))]
     return np.concatenate(tokens), found["images"]
 
 
-def _positions(chain: Chain, n_draft: int, role: Role) -> int:
-    """How many positions a role's cache holds."""
-    return kept_positions(Schedule(chain.manifest.schedule), n_draft, role, chain.backend.drops_outputs)
-
-
-def _sides(chain: Chain, n_draft: int, inputs: Mapping[str, Buffer], shadowed: bool) -> dict[Role, _Side]:
+def _sides(chain: Chain, scales: int, n_draft: int, inputs: Mapping[str, Buffer], shadowed: bool) -> dict[Role, _Side]:
     """The models that draw. The refiner's cache takes the place of the drafter's, or lies behind it where it shadows it."""
-    batch = inputs["features"].shape[1]
+    schedule, drops = Schedule(chain.manifest.schedule), chain.backend.drops_outputs
+    rooms = {role: kept_positions(schedule, scales, n_draft, role, drops) for role in last_scales(scales, n_draft)}
     sizes = {
-        role: 2 * model.depth * _positions(chain, n_draft, role) * 2 * batch * model.heads * HEAD_WIDTH
-        for role in last_scales(len(chain.manifest.schedule), n_draft)
+        role: 2 * model.depth * room * inputs[f"conditions.{role}"].shape[0] * model.heads * HEAD_WIDTH
+        for role, room in rooms.items()
         for model in [chain.transformers[role]]
     }
     dtype = np.dtype(np.float16 if chain.manifest.precision == "fp16" else np.float32)
     total = sum(sizes.values()) if shadowed else max(sizes.values())
     cache = chain.backend.empty((total,), chain.backend.cache_dtype or dtype)
     begins = {role: total - size if shadowed and role == "refiner" else 0 for role, size in sizes.items()}
-    return {role: _Side(chain, role, n_draft, inputs, cache[begins[role] :]) for role in sizes}
+    return {role: _Side(chain, role, room, inputs, cache[begins[role] :]) for role, room in rooms.items()}
 
 
 class _Side:
     """One transformer's side of a decoding: its conditions, its settings and its cache.
 
-    The cache of a block is [positions, 2B, H, 64]: the past is its front, a pass's keys and values follow.
+    The cache of a block is [positions, R, H, 64]: the past is its front, a pass's keys and values follow.
     A pass takes all scales that the cache does not hold: the refiner's first one the drafted prefix too, unless it shadowed.
     """
 
-    def __init__(self, chain: Chain, role: Role, n_draft: int, inputs: Mapping[str, Buffer], cache: Buffer) -> None:
+    def __init__(self, chain: Chain, role: Role, room: int, inputs: Mapping[str, Buffer], cache: Buffer) -> None:
         self._chain, self._inputs, self._role = chain, inputs, role
         self._model = model = chain.transformers[role]
         self._schedule = Schedule(chain.manifest.schedule)
-        self._filled, self._room = 0, _positions(chain, n_draft, role)
-        batch = inputs["features"].shape[1]
-        shape = (self._room, 2 * batch, model.heads, HEAD_WIDTH)
+        self._filled, self._room = 0, room
+        shape = (room, inputs[f"conditions.{role}"].shape[0], model.heads, HEAD_WIDTH)
         size = math.prod(shape)
         names = [f"{which}_{block}" for block in range(model.depth) for which in "kv"]
         self._cache = {name: cache[i * size : (i + 1) * size].reshape(shape) for i, name in enumerate(names)}
@@ -263,9 +275,12 @@ class _Side:
         return outputs["tokens"], outputs.get("guided_logits")
 
 
-def _conditions(table: NDArray[np.floating], labels: tuple[int, ...]) -> NDArray[np.float32]:
-    """Rows of the labels and of the null class for each [2B, M, C]; each row is widened once, which is what takes long."""
-    rows = np.array([*labels, *[table.shape[0] - 1] * len(labels)])
+def _conditions(table: NDArray[np.floating], labels: tuple[int, ...], alone: bool) -> NDArray[np.float32]:
+    """Rows of the labels and, unless they are ``alone``, of the null class for each [R, M, C].
+
+    Each row is widened once, which is what takes long.
+    """
+    rows = np.array([*labels, *[table.shape[0] - 1] * (0 if alone else len(labels))])
     found = np.empty((rows.size, *table.shape[1:]), np.float32)
     for row in np.unique(rows):
         found[rows == row] = table[row].astype(np.float32)
@@ -273,12 +288,12 @@ def _conditions(table: NDArray[np.floating], labels: tuple[int, ...]) -> NDArray
 
 
 def _settings(request: Request, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    """Settings by scale [K, B]; guidance ramps up from 0 at the first scale to cfg at the last."""
+    """Settings by scale [K, B]."""
     scales = len(manifest.schedule)
-    sampling, shape = request.sampling.resolved(manifest.vocabulary, manifest.max_top_k), (scales, len(request.labels))
-    guidance = np.float32(sampling.cfg) * np.arange(scales, dtype=np.float32) / max(scales - 1, 1)
+    sampling = request.sampling.resolved(manifest.vocabulary, manifest.max_top_k, manifest.untruncated)
+    shape = (scales, len(request.labels))
     return {
-        "guidance": np.broadcast_to(guidance[:, None], shape),
+        "guidance": np.broadcast_to(sampling.guidance(scales)[:, None], shape),
         "temperature": np.broadcast_to(np.array(sampling.temperatures(scales), np.float32)[:, None], shape),
         "top_p": np.full(shape, sampling.top_p, np.float32),
         "top_k": np.full(shape, sampling.top_k, np.int32),

@@ -66,8 +66,9 @@ class Models:
             raise UsageError("this pipeline is closed; load the bundle again")
         return self._bundle
 
-    def chain(self, n_draft: int, smooth: bool = False) -> Chain:
-        """The graphs of a decoding. With ``smooth`` they are others, which hold the weights a second time if both are used.
+    def chain(self, n_draft: int, smooth: bool = False, logits: bool = False) -> Chain:
+        """The graphs of a decoding. With ``smooth``, or to see ``logits``, they are others, which hold the weights a second
+        time if both are used.
 
         Graphs may still be loading when it is returned; those that turn out damaged raise when they are first run.
 
@@ -80,7 +81,7 @@ class Models:
         manifest = bundle.manifest
         used: dict[Role, bool] = {"drafter": n_draft > 0, "refiner": n_draft < len(manifest.schedule)}
         with self._lock:
-            loaded = {role: self._transformer(role, smooth, loaders) for role in used if used[role]}
+            loaded = {role: self._transformer(role, smooth or logits, loaders) for role in used if used[role]}
             quantiser = tuple(self._load(graph, loaders, exact=True) for graph in manifest.quantiser)
             decoder = self._decoder(loaders)
             smoothing = tuple(self._load(graph, loaders, exact=True) for graph in manifest.smooth or () if smooth)
@@ -97,11 +98,11 @@ class Models:
         with self._lock:
             return self._load(self.manifest.encoder, exact=True)
 
-    def _transformer(self, role: Role, smooth: bool, loaders: Loaders) -> Transformer:
+    def _transformer(self, role: Role, logits: bool, loaders: Loaders) -> Transformer:
         """A model with its class table; the lock is held."""
         bundle = self.open()
         model = bundle.manifest.models[role]
-        graph = model.logits if smooth and model.logits else model.step
+        graph = model.logits if logits and model.logits else model.step
         step = self._load(graph, loaders)
         if role not in self._conditions:
             self._conditions[role] = bundle.conditions(role)

@@ -29,12 +29,16 @@ class Sampling:
     """How tokens are drawn. Numbers may be Python's, NumPy's or a tensor's, several of them in any sequence.
 
     Attributes:
-        cfg: strength of classifier-free guidance at the last scale; it ramps up linearly from 0 at the first.
-        top_k: how many of the likeliest tokens stay; 1 is greedy, 0 is off: as many as the bundle's graphs keep. 600, the
-            default, stands for all of a smaller vocabulary, too; no other number is lowered.
+        cfg: strength of classifier-free guidance at the last scale; it ramps up linearly from 0 at the first. 0 is none.
+        top_k: how many of the likeliest tokens stay; 1 is greedy, 0 is off: the whole vocabulary if top_p is off, too, else
+            as many as the bundle's graphs keep. 600, the default, stands for all of a smaller vocabulary, too; no other
+            number is lowered.
         top_p: probability mass that stays, 1e-6 to 1; 0 is off, as 1.
         temperature: one for all scales, or one for each, 1e-3 to 100.
         more_smooth: average codebook rows instead of taking the drawn one: smoother pictures, for the eye alone.
+        guided_scales: how many scales are guided, the first ones, 0 to K; None for all. A model that is guided in none takes
+            half the rows (docs/guidance.md).
+        scales: how many scales are drawn, 1 to K; None for all. Fewer are a softer picture, in less time.
     """
 
     cfg: float = 1.5
@@ -42,6 +46,8 @@ class Sampling:
     top_p: float = 0.96
     temperature: float | tuple[float, ...] = 1.0
     more_smooth: bool = False
+    guided_scales: int | None = None
+    scales: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -78,24 +84,40 @@ class Sampling:
             return self.temperature
         return (self.temperature,) * scales
 
-    def resolved(self, vocabulary: int, max_top_k: int) -> Sampling:
-        """With numbers in place of what stands for them, for a bundle whose graphs keep ``max_top_k`` tokens at most."""
+    def guidance(self, scales: int) -> NDArray[np.float32]:
+        """The strength t of every scale [K]: cfg·k / (K − 1), 0 from the first that is not guided on."""
+        strength = np.float32(self.cfg) * np.arange(scales, dtype=np.float32) / max(scales - 1, 1)
+        strength[scales if self.guided_scales is None else self.guided_scales :] = 0
+        return np.asarray(strength, np.float32)
+
+    def resolved(self, vocabulary: int, max_top_k: int, untruncated: bool = False) -> Sampling:
+        """With numbers in place of what stands for them, for a bundle whose graphs keep ``max_top_k`` tokens at most.
+
+        With ``untruncated`` they draw from the whole vocabulary where nothing shall be cut off.
+        """
         given, top_k = self.top_k, self.top_k
-        if given in (0, TOP_K) and not isinstance(given, bool):
+        if untruncated and self._cuts_nothing(vocabulary):
+            top_k = vocabulary
+        elif given in (0, TOP_K) and not isinstance(given, bool):
             top_k = min(given or max_top_k, max_top_k)
             if top_k < min(given or vocabulary, vocabulary):
                 log.warning("top_k %d: the graphs of this bundle keep %d of %d tokens", given, top_k, vocabulary)
         return replace(self, top_k=top_k, top_p=1.0 if lies_in(self.top_p, 0, 0) else self.top_p)
 
-    def check(self, scales: int, max_top_k: int) -> None:
-        """Compare every value with its range.
+    def _cuts_nothing(self, vocabulary: int) -> bool:
+        """Whether top-k and top-p are both off."""
+        return self.top_k in (0, vocabulary) and not isinstance(self.top_k, bool) and self.top_p in (0, 1)
+
+    def check(self, scales: int, max_top_k: int, vocabulary: int = 0) -> None:
+        """Compare every value with its range; graphs that draw from the whole vocabulary have one.
 
         Raises:
             UsageError: naming the value, its range and, for top_k, the limit of the bundle.
         """
         if not lies_in(self.cfg, 0, MAX_CFG):
             raise UsageError(f"cfg is {shown(self.cfg)}; expected a number from 0 to {MAX_CFG:g}")
-        if not (isinstance(self.top_k, int) and (lies_in(self.top_k, 0, max_top_k) or self.top_k == TOP_K)):
+        fits = isinstance(self.top_k, int) and (lies_in(self.top_k, 0, max_top_k) or self.top_k == TOP_K)
+        if not (fits or (vocabulary and self._cuts_nothing(vocabulary))):
             raise UsageError(
                 f"top_k is {shown(self.top_k)}; this bundle takes 1 to {max_top_k}, whole numbers, or 0 for all of these "
                 "(build with a larger --max-top-k for more)"
@@ -112,13 +134,29 @@ class Sampling:
             )
         if not isinstance(self.more_smooth, bool):
             raise UsageError(f"more_smooth is {shown(self.more_smooth)}; expected True or False")
+        _check_count(self.guided_scales, "guided_scales", 0, scales)
+        _check_count(self.scales, "scales", 1, scales)
 
 
-PRESETS = {"default": Sampling(), "code": Sampling(), "var": Sampling(top_k=900)}
+def _check_count(value: int | None, name: str, least: int, most: int) -> None:
+    if value is not None and not (isinstance(value, int) and not isinstance(value, bool) and least <= value <= most):
+        raise UsageError(f"{name} is {shown(value)}; expected a whole number from {least} to {most}, or None for all {most}")
+
+
+PRESETS = {
+    "default": Sampling(),
+    "code": Sampling(),
+    "var": Sampling(top_k=900),
+    "cca": Sampling(cfg=0.0, top_k=900),
+    "ddo": Sampling(cfg=0.0, top_k=0, top_p=1.0),
+}
 
 
 def preset(name: str, scales: int, vocabulary: int) -> Sampling:
-    """Named settings: ``default``, or published evaluation settings, ``code`` (CoDe) and ``var`` (VAR).
+    """Named settings: ``default``, or published evaluation settings.
+
+    ``code`` (CoDe) and ``var`` (VAR); without guidance ``cca`` (CCA's VAR_sample.py, ``--cfg=0.0``) and ``ddo`` (DDO's
+    VAR_sample.py cuts nothing off; its paper samples without guidance, docs/guidance.md).
 
     CoDe draws all scales but the last three at temperature 1.1. A vocabulary below a preset's top_k is kept whole.
 

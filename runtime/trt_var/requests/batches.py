@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from trt_var.backends.base import Backend
 from trt_var.backends.failures import starving
-from trt_var.decoding.loop import Chain, DecodedScale, decode, draw, render, upload
+from trt_var.decoding.loop import Chain, DecodedScale, decode, draw, one_row, render, upload
+from trt_var.decoding.scoring import log_likelihoods
 from trt_var.errors import UsageError
 from trt_var.requests.checking import Run
 
@@ -35,7 +36,7 @@ def pieces(backend: Backend, run: Run, batch_size: int, alone: bool) -> Iterator
 def draw_all(
     chain: Chain, run: Run, batch_size: int, alone: bool, progress: Progress | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Images [n, H, W, 3] and tokens [n, L].
+    """Images [n, H, W, 3] and tokens [n, L], of the scales that are drawn.
 
     Raises:
         BackendError: the engine failed, or there is too little memory.
@@ -67,7 +68,7 @@ def _draw_scales(chain: Chain, run: Run, alone: bool) -> Iterator[Drawn]:
     parts = list(pieces(backend, run, count, alone))
     if len(parts) > 1 and not alone:
         raise UsageError(f"{count} labels; these engines take {parts[0][1]} at once, and stream draws one batch")
-    backend.check_room(run.n_draft, sum(batch for _, batch in parts))
+    backend.check_room(run.n_draft, sum(batch for _, batch in parts), one_row(chain, run.n_draft, run.sampling))
     decodings = [decode(chain, run.n_draft, upload(chain, part.request(chain.manifest, batch))) for part, batch in parts]
     for scales in zip(*decodings, strict=True):
         images, tokens = [], []
@@ -75,6 +76,28 @@ def _draw_scales(chain: Chain, run: Run, alone: bool) -> Iterator[Drawn]:
             tokens.append(_rows(backend.download(scale.tokens).T, part))
             images.append(_rows(backend.download(render(chain, scale.f_hat)), part))
         yield scales[0], np.concatenate(images), np.concatenate(tokens).astype(np.uint16)
+
+
+def score_all(
+    chain: Chain, run: Run, tokens: NDArray[np.integer], batch_size: int, progress: Progress | None
+) -> NDArray[np.float64]:
+    """Log-likelihoods [n, c] of pictures' tokens [L, n] under the classes of a request.
+
+    Raises:
+        BackendError: the engine failed, or there is too little memory.
+    """
+    pairs = [(picture, label) for picture in range(tokens.shape[1]) for label in run.labels]
+    found: list[float] = []
+    while len(found) < len(pairs):
+        rest = pairs[len(found) :]
+        batch = chain.backend.padded(min(batch_size, len(rest)))
+        part = [rest[min(i, len(rest) - 1)] for i in range(batch)]
+        pictures, labels = zip(*part, strict=True)
+        nats = log_likelihoods(chain, run.n_draft, tokens[:, list(pictures)], labels).sum(0)
+        found += nats[: len(rest)].tolist()
+        if progress:
+            progress(min(batch, len(rest)))
+    return np.array(found).reshape(tokens.shape[1], len(run.labels))
 
 
 def _rows(array: NDArray[Any], part: Run) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from trt_var.bundle.memory import MAX_BATCH
 from trt_var.decoding.loop import Region, Request
 from trt_var.decoding.numbers import is_scalar, plain, shown, whole
 from trt_var.decoding.sampling import Sampling, gumbel, preset, uniforms
+from trt_var.decoding.scoring import FORCED
 from trt_var.errors import UsageError
 from trt_var.requests import labels
 from trt_var.requests import seeds as seeding
@@ -45,6 +46,10 @@ class Run:
     def numbers(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Labels [n] and seeds [n]."""
         return np.array(self.labels, np.int64), np.array(self.seeds, np.uint64)
+
+    def scales(self, manifest: Manifest) -> int:
+        """How many scales are drawn."""
+        return self.sampling.scales or len(manifest.schedule)
 
     def request(self, manifest: Manifest, batch: int) -> Request:
         """For a batch that may be larger: its last image is then repeated."""
@@ -89,6 +94,31 @@ def prepare(
     _check_teacher(teacher, len(listed), manifest)
     numbered = labels.resolve(listed, names, manifest.classes)
     return Run(tuple(numbered), tuple(numbers), n_draft, chosen, teacher)
+
+
+def prepare_scoring(
+    manifest: Manifest, names: Sequence[str], wanted: Labels | None, n_draft: int | None, batch_size: int
+) -> Run:
+    """Check what scoring is asked for, all classes if none are named; the request holds each class once.
+
+    Raises:
+        UsageError: the first thing that cannot be meant.
+    """
+    if any(model.logits is None for model in manifest.models.values()):
+        raise UsageError(
+            "score needs step graphs with logits, which this bundle has not; use the float one it was made from"
+        )
+    if wanted is None:
+        numbered = list(range(manifest.classes))
+    else:
+        listed = [label if isinstance(label, str) else whole(label, "a label") for label in _listed(wanted, "labels")]
+        numbered = labels.resolve(listed, names, manifest.classes)
+    chosen = default_n_draft(manifest) if n_draft is None else whole(n_draft, "n_draft")
+    _check_n_draft(chosen, manifest)
+    check_batch_size(batch_size)
+    if not numbered:
+        raise UsageError("no classes to score under; expected one or several, or None for all")
+    return Run(tuple(dict.fromkeys(numbered)), (), chosen, FORCED)
 
 
 def check_series(
@@ -142,12 +172,12 @@ def _check_sampling(sampling: Sampling | str, manifest: Manifest) -> Sampling:
     if not isinstance(chosen, Sampling):
         hint = "Sampling.from_json" if isinstance(chosen, Mapping) else "a Sampling or the name of a preset"
         raise UsageError(f"sampling is {shown(chosen)}; expected {hint}")
-    chosen.check(scales, manifest.max_top_k)
+    chosen.check(scales, manifest.max_top_k, manifest.vocabulary if manifest.untruncated else 0)
     if chosen.more_smooth and manifest.smooth is None:
         raise UsageError("more_smooth is not in this bundle; build it again")
     if chosen.more_smooth and any(model.logits is None for model in manifest.models.values()):
         raise UsageError("more_smooth needs step graphs with logits, which a quantised bundle has not; use the float one")
-    return chosen.resolved(manifest.vocabulary, manifest.max_top_k)
+    return chosen.resolved(manifest.vocabulary, manifest.max_top_k, manifest.untruncated)
 
 
 def _check_teacher(teacher: NDArray[np.integer] | None, images: int, manifest: Manifest) -> None:

@@ -153,6 +153,40 @@ class Reconstruction(_Result):
         return cls(_images(found.images), tokens, _array(decibels, np.float64, (count,)))
 
 
+@dataclass(frozen=True, eq=False)
+class Scores(_Result):
+    """How likely pictures are, each under several classes.
+
+    Attributes:
+        labels: int64 [c], the classes.
+        nats: float64 [n, c], the natural logarithm of the probability of all tokens of a picture under a class.
+        tokens: uint16 [n, L], the pictures as the encoder has them.
+    """
+
+    labels: NDArray[np.int64]
+    nats: NDArray[np.float64]
+    tokens: NDArray[np.uint16]
+
+    @property
+    def nats_per_token(self) -> NDArray[np.float64]:
+        """[n, c]."""
+        return np.asarray(self.nats / self.tokens.shape[1])
+
+    @property
+    def bits_per_token(self) -> NDArray[np.float64]:
+        """[n, c]."""
+        return np.asarray(self.nats_per_token / np.log(2))
+
+    @property
+    def likeliest(self) -> NDArray[np.int64]:
+        """The class under which each picture is the likeliest [n]."""
+        return np.asarray(self.labels[self.nats.argmax(1)])
+
+    def as_json(self) -> str:
+        """Labels, and nats a picture and class, as JSON."""
+        return msgspec.json.encode({"labels": self.labels.tolist(), "nats": self.nats.tolist()}).decode()
+
+
 class _Generation(msgspec.Struct):
     """As JSON has it."""
 

@@ -284,11 +284,42 @@ def test_released_weights_honour_offline(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     checkpoint = sources.resolve("d30", "drafter")
-    assert checkpoint.origin == {"repository": "FoundationVision/var", "revision": "abc123", "path": "var_d30.pth"}
+    assert checkpoint.origin == {
+        "repository": "FoundationVision/var",
+        "revision": "abc123",
+        "path": "var_d30.pth",
+        "licence": "MIT",
+    }
     sources.resolve("d30", "drafter", finetuned=8)
     sources.resolve("default", "vae")
     assert [name for _, name, _ in asked] == ["var_d30.pth", "drafter_8.pth", "vae_ch160v4096z32.pth"]
-    assert asked[0][2] == asked[2][2] == sources.VAR[1]
+    assert asked[0][2] == asked[2][2] == sources.VAR.revision
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "file", "licence"),
+    [
+        ("d30-ddo", "nvidia/DirectDiscriminativeOptimization", "var_d30-ddo.pth", "CC-BY-NC-SA-4.0"),
+        ("d16-cca", "ChenDRAG/CCA_VAR", "CCA_VAR_Guidance_Free/VAR_d16_CCA.pth", "MIT"),
+    ],
+)
+def test_guidance_free_weights_say_their_licence(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    repository: str,
+    file: str,
+    licence: str,
+) -> None:
+    path = tmp_path / "snapshots" / "abc123" / file
+    path.parent.mkdir(parents=True)
+    save_checkpoint(random_weights(TOY_DRAFTER, 0), path)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, revision: str(path))
+    checkpoint = sources.resolve(name, "drafter")
+    assert checkpoint.origin == {"repository": repository, "revision": "abc123", "path": file, "licence": licence}
+    assert f"is licensed {licence}" in caplog.text
+    assert ("not for commercial use" in caplog.text) == ("-NC-" in licence)
 
 
 @pytest.mark.parametrize(("text", "n_draft"), [("d16", 8), ("d30", 5)])

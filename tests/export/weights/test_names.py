@@ -19,7 +19,7 @@ from trt_var_export.recipe import Recipe, Silent
 from trt_var_export.weights.checkpoint import RandomWeights, StateDict
 from trt_var_export.weights.files.tensors import Safetensors
 from trt_var_export.weights.names import as_metadata, imagenet_names, known_names, told_names
-from trt_var_export.weights.sources import CODE, VAR
+from trt_var_export.weights.sources import CCA, CODE, DDO, VAR
 from trt_var_export.workshop import Workshop
 from trt_var_training.var import fresh_transformer
 from trt_var_training.weights import save_weights
@@ -78,7 +78,7 @@ def test_names_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert told_names("~/names.txt", 2) == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("repository", [VAR[0], CODE[0]])
+@pytest.mark.parametrize("repository", [known.name for known in (VAR, CODE, CCA, DDO)])
 def test_released_weights_know_imagenet(repository: str) -> None:
     released = StateDict({"a": torch.zeros(1)}, {"repository": repository, "path": "var_d16.pth"})
     assert known_names({"drafter": released}, 1000) == imagenet_names()

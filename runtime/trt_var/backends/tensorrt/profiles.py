@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trt_var.backends.tensorrt.record import FINAL, Batch, Profile, Shape
+from trt_var.backends.tensorrt.record import FINAL, GUIDED, Batch, Guidance, Profile, Shape, rows
 from trt_var.bundle.manifest import HEAD_WIDTH, Graph, Manifest, Model, Role
 from trt_var.bundle.memory import DECODER_BATCH
 from trt_var.bundle.passes import Pass, passes
@@ -20,8 +20,13 @@ def graphs(manifest: Manifest) -> dict[str, Graph]:
     return found | {f"{last}{FINAL}": found[last]}
 
 
-def profiles(manifest: Manifest, graph: str, batch: Batch, *, shadow: bool = False) -> tuple[Profile, ...]:
-    """The profiles of an engine, by its name: one a scale, and one for all of the refiner's hand-overs."""
+def profiles(
+    manifest: Manifest, graph: str, batch: Batch, *, shadow: bool = False, guidance: Sequence[Guidance] = GUIDED
+) -> tuple[Profile, ...]:
+    """The profiles of an engine, by its name: one a scale, and one for all of the refiner's hand-overs.
+
+    A profile reaches from the fewest rows that ``guidance`` asks for to the most, and is tuned for the most.
+    """
     sizes = (batch.smallest, batch.usual, batch.largest)
     if graph.removesuffix(FINAL) in manifest.models:
         role: Role = "drafter" if graph.startswith("drafter") else "refiner"
@@ -29,7 +34,7 @@ def profiles(manifest: Manifest, graph: str, batch: Batch, *, shadow: bool = Fal
         if graph.endswith(FINAL):
             end = Schedule(manifest.schedule).length
             found = [one for one in found if one.past + one.n == end]
-        return tuple(_step_profiles(manifest, role, found, sizes))
+        return tuple(_step_profiles(manifest, role, found, sizes, rows(guidance, role)))
     schedule, code = Schedule(manifest.schedule), manifest.code_width
     if graph == "encoder":
         side = manifest.image_side
@@ -44,10 +49,13 @@ def profiles(manifest: Manifest, graph: str, batch: Batch, *, shadow: bool = Fal
     return (Profile("batch", {name: _three(listed) for name, listed in shapes.items()}),)
 
 
-def _step_profiles(manifest: Manifest, role: Role, found: list[Pass], sizes: tuple[int, int, int]) -> Iterator[Profile]:
+def _step_profiles(
+    manifest: Manifest, role: Role, found: list[Pass], sizes: tuple[int, int, int], per_image: tuple[int, ...]
+) -> Iterator[Profile]:
     model, code = manifest.models[role], manifest.code_width
+    counts = (per_image[0], per_image[-1], per_image[-1])
     for one in (one for one in found if one.name.startswith("scale")):
-        shapes = [step_shapes(model, code, one, b) for b in sizes]
+        shapes = [step_shapes(model, code, one, b, r) for b, r in zip(sizes, counts, strict=True)]
         yield Profile(one.name, {name: _three([shape[name] for shape in shapes]) for name in shapes[0]})
     handed = sorted((one for one in found if not one.name.startswith("scale")), key=lambda one: one.n)
     if handed:
@@ -57,20 +65,20 @@ def _step_profiles(manifest: Manifest, role: Role, found: list[Pass], sizes: tup
             usual,
             Pass("", handed[-1].n, max(one.m for one in handed), 0),
         ]
-        shapes = [step_shapes(model, code, one, b) for one, b in zip(chosen, sizes, strict=True)]
+        shapes = [step_shapes(model, code, one, b, r) for one, b, r in zip(chosen, sizes, counts, strict=True)]
         yield Profile("hand-over", {name: _three([shape[name] for shape in shapes]) for name in shapes[0]})
 
 
-def step_shapes(model: Model, code_width: int, one: Pass, batch: int) -> dict[str, Shape]:
-    """Shape of every input of a step graph in one pass."""
-    rows = 2 * batch
+def step_shapes(model: Model, code_width: int, one: Pass, batch: int, per_image: int = 2) -> dict[str, Shape]:
+    """Shape of every input of a step graph in one pass, with so many rows an image."""
+    count = per_image * batch
     shapes: dict[str, Shape] = {
         "features": (one.n, batch, code_width),
-        "conditions": (rows, model.vectors, model.width),
+        "conditions": (count, model.vectors, model.width),
         "uniforms": (one.m, batch),
         **dict.fromkeys(("guidance", "temperature", "top_p", "top_k"), (1, batch)),
     }
-    cache = (one.past, rows, model.heads, HEAD_WIDTH)
+    cache = (one.past, count, model.heads, HEAD_WIDTH)
     return shapes | {f"past_{which}_{block}": cache for block in range(model.depth) for which in "kv"}
 
 

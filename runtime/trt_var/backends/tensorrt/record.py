@@ -5,12 +5,13 @@ Nothing here imports TensorRT: the builder (trt_var_export/engines.py) and the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from trt_var.bundle.manifest import Role
 from trt_var.bundle.memory import MAX_BATCH
 from trt_var.errors import BundleError
 
@@ -27,6 +28,8 @@ MODULES: dict[Kind, str] = {
 }
 EXTRAS: dict[Kind, str] = {"tensorrt": "gpu", "rtx": "rtx", "simulated": "cpu"}
 Shape = tuple[int, ...]
+Guidance = Literal["guided", "free", "refiner-free"]
+GUIDED: tuple[Guidance, ...] = ("guided",)
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -64,7 +67,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a folder of engines was built with and for."""
+    """What a folder of engines was built with and for; ``guidance`` says what takes one row an image, see ``rows``."""
 
     schema: int
     kind: Kind
@@ -73,6 +76,19 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: Batch
     serves: tuple[int, ...]
     engines: dict[str, Engine]
+    guidance: tuple[Guidance, ...] = GUIDED
+
+
+def rows(guidance: Collection[Guidance], role: Role) -> tuple[int, ...]:
+    """How many rows an image has in the passes of a model, rising: two where it is guided, one where it is not."""
+    one = "free" in guidance or (role == "refiner" and "refiner-free" in guidance)
+    two = "guided" in guidance or (role == "drafter" and "refiner-free" in guidance)
+    return (*((1,) if one else ()), *((2,) if two else ()))
+
+
+def halves(guidance: Collection[Guidance], role: Role) -> bool:
+    """Whether there are passes with one row an image."""
+    return 1 in rows(guidance, role)
 
 
 def folder(bundle: Path, kind: Kind, version: str, target: str) -> Path:

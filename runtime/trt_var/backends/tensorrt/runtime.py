@@ -11,7 +11,7 @@ import importlib
 import logging
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from trt_var.backends.tensorrt import record as records
 from trt_var.backends.tensorrt.device import Device, Memory
 from trt_var.backends.tensorrt.graph import EngineGraph
 from trt_var.backends.tensorrt.logger import make_logger
-from trt_var.backends.tensorrt.record import FINAL, Engine, Kind, Record
+from trt_var.backends.tensorrt.record import FINAL, GUIDED, Engine, Kind, Record, halves
 from trt_var.backends.tensorrt.replay import ALIGNMENT, CAPTURED, Arena, Replay, address_of
+from trt_var.bundle.manifest import Role
 from trt_var.bundle.memory import DECODER_BATCH, need
 from trt_var.bundle.opening import Bundle, file_sha256
 from trt_var.errors import BackendError, BundleError
@@ -36,7 +37,8 @@ from trt_var.errors import BackendError, BundleError
 log = logging.getLogger(__name__)
 MAX_REPLAYS = 8
 USED = ("ILogger", "Runtime", "TensorIOMode", "TensorLocation", "__version__", "nptype")
-LOGITS = ".logits"  # step graphs that smoothing takes
+ROLES: tuple[Role, ...] = ("drafter", "refiner")
+LOGITS = ".logits"  # step graphs that smoothing and scoring take
 
 
 class TensorRT(Native):
@@ -102,6 +104,9 @@ class TensorRT(Native):
         """The next power of two within the engines' batch sizes, so that few sizes are captured."""
         batch = self.record.batch
         return max(batch.smallest, min(1 << (images - 1).bit_length(), batch.largest))
+
+    def takes_one_row(self, role: Role) -> bool:
+        return halves(self.record.guidance, role)
 
     def aside(self) -> AbstractContextManager[object]:
         return self.device.aside()
@@ -179,12 +184,13 @@ class TensorRT(Native):
         return fits and names >= {f"scale {scale}" for scale in range(n_draft + 1)}
 
     def _new_replay(self, n_draft: int, arrays: Mapping[str, NDArray[Any]]) -> Replay:
-        self.check_room(n_draft, arrays["features"].shape[1])
+        batch = arrays["features"].shape[1]
+        self.check_room(n_draft, batch, [role for role in ROLES if len(arrays.get(f"conditions.{role}", ())) == batch])
         return Replay(self, arrays)
 
-    def check_room(self, n_draft: int, batch: int) -> None:
+    def check_room(self, n_draft: int, batch: int, one_row: Collection[Role] = ()) -> None:
         """Let captured work go until a batch fits."""
-        wanted = need(self._bundle.manifest, n_draft, batch, drops_outputs=False)
+        wanted = need(self._bundle.manifest, n_draft, batch, drops_outputs=False, one_row=one_row)
         size = wanted.cache + wanted.activations
         with self.turn():
             while size > self.device.free_memory() and self._replays:
@@ -204,7 +210,9 @@ class TensorRT(Native):
         """An engine, deserialised only after everything about it has been compared."""
         entry = self.record.engines.get(name)
         if entry is None and name.endswith(LOGITS):
-            raise BackendError("more_smooth has no engines; it runs on the backends onnxruntime and openvino")
+            raise BackendError(
+                "step graphs with logits (more_smooth, score) have no engines; they run on onnxruntime and openvino"
+            )
         if entry is None:
             raise BundleError(f"{self._folder} has no engine {name}; {self._rebuild()}")
         files = self._bundle.manifest.files
@@ -224,6 +232,7 @@ class TensorRT(Native):
         batch = self.record.batch
         served = ",".join(map(str, self.record.serves))
         more = f" --batch {batch.smallest},{batch.usual},{batch.largest} --n-draft {served}"
+        more += "" if self.record.guidance == GUIDED else f" --guidance {','.join(self.record.guidance)}"
         return rebuild(self._bundle, self.record.kind, self.record.target) + more
 
 

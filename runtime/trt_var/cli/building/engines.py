@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from trt_var.cli import options as arguments
 from trt_var.cli.progress import Bars
 from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
-    from trt_var.backends.tensorrt.record import Batch
+    from trt_var.backends.tensorrt.record import Batch, Guidance
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -53,6 +54,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--shadow", action="store_true", help="profiles for the refiner beside the drafter, where --n-draft leaves 0 out"
     )
     parser.add_argument(
+        "--guidance",
+        type=_guidance,
+        default=("guided",),
+        metavar="A,B,…",
+        help="what will be asked for: guided; free, one row an image; refiner-free, one row where the refiner draws without "
+        "guidance; or several, in one engine (default: guided)",
+    )
+    parser.add_argument(
         "--batch", type=_batch, default="1,8,64", metavar="MIN,OPT,MAX", help="batch sizes (default: %(default)s)"
     )
 
@@ -68,12 +77,10 @@ def build(bundle: Path, options: argparse.Namespace, graphs: tuple[str, ...] = (
 
     started, bars = time.monotonic(), Bars()
     try:
-        out = build_engines(
-            EngineRecipe(
-                bundle, options.kind, options.target, options.batch, graphs, tuple(options.n_drafts), force, options.shadow
-            ),
-            bars,
+        recipe = EngineRecipe(
+            bundle, options.kind, options.target, options.batch, graphs, tuple(options.n_drafts), force, options.shadow
         )
+        out = build_engines(replace(recipe, guidance=options.guidance), bars)
     finally:
         bars.close()
     for name, engine in read_record(out).engines.items():
@@ -84,6 +91,16 @@ def build(bundle: Path, options: argparse.Namespace, graphs: tuple[str, ...] = (
 def _names(text: str) -> tuple[str, ...]:
     """``drafter,decoder`` → its parts."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _guidance(text: str) -> tuple[Guidance, ...]:
+    from trt_var.backends.tensorrt.record import Guidance
+
+    known: tuple[Guidance, ...] = get_args(Guidance)
+    names = _names(text)
+    if not names or not set(names) <= set(known):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: expected one or several of {', '.join(known)}")
+    return tuple(name for name in known if name in names)
 
 
 def _batch(text: str) -> Batch:

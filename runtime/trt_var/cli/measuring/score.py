@@ -1,0 +1,66 @@
+"""``trt-var score``: how likely pictures are under classes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trt_var.cli import options as arguments
+from trt_var.files.paths import expanded
+
+if TYPE_CHECKING:
+    from trt_var.requests.results import Scores
+
+
+def add(subparsers: Any, name: str) -> None:
+    parser = subparsers.add_parser(
+        name,
+        help="how likely pictures are under classes: a classifier, or a sieve for data",
+        description="Encode pictures into tokens, and let the models judge them under each class, without guidance: the "
+        "log-likelihood, in nats and bits a token. The class under which a picture is the likeliest is what the models take "
+        "it for. Example: trt-var score --engines digits --top 3 seven.png",
+    )
+    accepted = "PNG, JPEG or WebP; centre-cropped and resized to what the models draw"
+    parser.add_argument("images", type=expanded, nargs="+", metavar="FILE", help=accepted)
+    arguments.add_engines(parser)
+    parser.add_argument("--labels", metavar="A,B,…", help="class numbers or names (default: all classes)")
+    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter judges (default: all but two)")
+    parser.add_argument("--top", type=int, default=5, metavar="n", help="the likeliest so many are shown (default: 5)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="pictures with classes at once (default: 8)")
+    parser.add_argument("--json", action="store_true", help="all of it as JSON")
+    parser.set_defaults(command=_score, name=name)
+
+
+def _score(options: argparse.Namespace) -> None:
+    import numpy as np
+    from tqdm import tqdm
+
+    from trt_var.pictures import reading as pictures
+
+    with arguments.pipeline(options) as pipeline:
+        pixels = np.stack([pictures.read_picture(path, pipeline.manifest.image_side).pixels for path in options.images])
+        labels = None if options.labels is None else [label.strip() for label in options.labels.split(",")]
+        classes = pipeline.manifest.classes if labels is None else len(set(labels))
+        with tqdm(total=len(pixels) * classes, unit="score", disable=None) as bar:
+            scores = pipeline.score(
+                pixels, labels, n_draft=options.n_draft, batch_size=options.batch_size, progress=bar.update
+            )
+        names = pipeline.class_names
+    print(_json(options.images, scores) if options.json else _table(options.images, scores, names, options.top))
+
+
+def _json(paths: list[Path], scores: Scores) -> str:
+    return json.dumps({"images": [str(path) for path in paths], **json.loads(scores.as_json())})
+
+
+def _table(paths: list[Path], scores: Scores, names: tuple[str, ...], top: int) -> str:
+    lines = []
+    for path, nats, a_token, bits in zip(paths, scores.nats, scores.nats_per_token, scores.bits_per_token, strict=True):
+        lines.append(str(path))
+        for i in (-nats).argsort(kind="stable")[: max(top, 1)]:
+            label = int(scores.labels[i])
+            name = f" {names[label].split(',')[0]}" if label < len(names) else ""
+            lines.append(f"  {label:5}{name}: {a_token[i]:.3f} nats, {bits[i]:.3f} bits a token; {nats[i]:.1f} nats in all")
+    return "\n".join(lines)
