@@ -182,10 +182,13 @@ class Batches:
         size: B, images a batch; drawn with replacement.
         seed: 0 or more, however large.
         augmentation: of every batch.
+        skip: steps that an earlier stage has taken; step 0 has the batch that follows them.
     """
 
-    def __init__(self, images: Images, size: int, seed: int, augmentation: Augmentation = Augmentation()) -> None:
-        self._images, self._size, self._seed, self._augmentation = images, size, seed, augmentation
+    def __init__(
+        self, images: Images, size: int, seed: int, augmentation: Augmentation = Augmentation(), skip: int = 0
+    ) -> None:
+        self._images, self._size, self._seed, self._augmentation, self._skip = images, size, seed, augmentation, skip
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, torch.Generator]:
         """A batch.
@@ -196,7 +199,9 @@ class Batches:
         Raises:
             DataError: a picture that cannot be read.
         """
-        mixed = np.random.SeedSequence((self._seed, step)).generate_state(1)  # torch's generator takes 32 bits of a seed
+        mixed = np.random.SeedSequence((self._seed, self._skip + step)).generate_state(
+            1
+        )  # torch's generator takes 32 bits of a seed
         generator = torch.Generator().manual_seed(int(mixed[0]))
         chosen = torch.randint(0, len(self._images.labels), (self._size,), generator=generator).tolist()
         pixels = to_tensor(np.stack([self._images.load(i) for i in chosen]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from trt_var_export.models.vqvae import Vqvae
 from trt_var_export.weights.architecture import hollow, transformer_shape, vqvae_shape
 from trt_var_export.weights.checkpoint import Checkpoint
 from trt_var_export.weights.names import as_metadata
+from trt_var_training.var import initial_matrix
 
 
 def load_transformer(checkpoint: Checkpoint, what: str, schedule: Schedule | None = None) -> Transformer:
@@ -30,6 +32,21 @@ def load_transformer(checkpoint: Checkpoint, what: str, schedule: Schedule | Non
     """
     model = hollow(transformer_shape(checkpoint, what, schedule))
     model.load_state_dict({key: checkpoint.load(key) for key in model.state_dict()})
+    return model
+
+
+def renew_classes(model: Transformer, classes: int, seed: int) -> Transformer:
+    """Give a model other classes, in place: new embeddings, as initial weights are; the null class stays the last row.
+
+    Args:
+        seed: the same seed gives the same rows.
+    """
+    known = model.class_emb.weight
+    rows = torch.empty(classes + 1, model.shape.width)
+    initial_matrix(rows, model.shape.width, torch.Generator().manual_seed(seed))
+    rows[-1] = known[-1].detach()
+    model.class_emb = nn.Embedding.from_pretrained(rows.to(known), freeze=not known.requires_grad)
+    model.shape = replace(model.shape, classes=classes)
     return model
 
 

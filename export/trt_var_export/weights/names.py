@@ -11,7 +11,7 @@ from trt_var.bundle.manifest import Role
 from trt_var.errors import CheckpointError, UsageError
 from trt_var.files.paths import expanded
 from trt_var_export.weights.checkpoint import Checkpoint, RandomWeights, shown
-from trt_var_export.weights.sources import CODE, VAR
+from trt_var_export.weights.sources import CCA, CODE, DDO, VAR
 
 log = logging.getLogger(__name__)
 IMAGENET = "imagenet"
@@ -31,17 +31,18 @@ def imagenet_ids() -> list[str]:
     return (HERE / "imagenet_ids.txt").read_text(encoding="utf-8").split()
 
 
-def told_names(text: str, classes: int) -> list[str]:
+def told_names(text: str, classes: int | None, option: str = "--class-names") -> list[str]:
     """What ``--class-names`` names.
 
     Args:
         text: ``imagenet``, or a text file with a line a class, of one name or several separated by commas.
-        classes: how many the model knows.
+        classes: how many the model knows; None for as many as are named.
+        option: what gives the text, for messages.
 
     Raises:
         UsageError: no such file, no text, another number of lines, an empty line or control characters.
     """
-    given = f"--class-names {shown(text)}"
+    given = f"{option} {shown(text)}"
     if text == IMAGENET:
         names = imagenet_names()
     else:
@@ -51,7 +52,9 @@ def told_names(text: str, classes: int) -> list[str]:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"cannot read {given}: {reason}; give {IMAGENET} or a text file, a line a class") from error
-    if problem := _problem(names, classes):
+    if not names:
+        raise UsageError(f"{given} names no class; give a line for each, in the order of their numbers")
+    if problem := _problem(names, len(names) if classes is None else classes):
         raise UsageError(f"{given} {problem}")
     return names
 
@@ -82,7 +85,7 @@ def as_metadata(names: Sequence[str] | None) -> dict[str, str]:
 
 
 def _carried(checkpoint: Checkpoint, classes: int) -> list[str] | None:
-    if checkpoint.origin.get("repository") in (VAR[0], CODE[0]):
+    if checkpoint.origin.get("repository") in [known.name for known in (VAR, CODE, CCA, DDO)]:
         return imagenet_names()
     text = checkpoint.metadata.get(KEY)
     if text is None:

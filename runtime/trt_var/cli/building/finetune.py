@@ -15,8 +15,9 @@ def add(subparsers: Any, name: str) -> None:
         name,
         help="specialise a drafter and a refiner for one N (needs trt-var[train])",
         description="Fine-tune a pair for collaborative decoding: the drafter on the scales below N, the refiner on the "
-        "others, following the data and the drafter's distribution. Goes on from its checkpoints when run again. Build the "
-        "result with: trt-var build --drafter OUT/drafter.safetensors --refiner OUT/refiner.safetensors --finetuned N.",
+        "others, following the data and the drafter's distribution; or both so that they need no guidance. Goes on from its "
+        "checkpoints when run again. Build the result with: trt-var build --drafter OUT/drafter.safetensors "
+        "--refiner OUT/refiner.safetensors --finetuned N.",
     )
     models = f"a released name, {FILE}, or random:dN"
     parser.add_argument("--drafter", required=True, metavar="MODEL", help=models)
@@ -38,6 +39,12 @@ def add(subparsers: Any, name: str) -> None:
         "classes of the result are called (default: what the models' sources say)",
     )
     parser.add_argument(
+        "--classes",
+        metavar="N|FILE",
+        help="the data's classes are not those of the weights: how many, or a text file with a line of names a class. Their "
+        "embeddings begin anew, all else is kept",
+    )
+    parser.add_argument(
         "--verify",
         choices=("quick", "full"),
         default="quick",
@@ -47,6 +54,32 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--n-draft", type=int, required=True, metavar="N", help="scales that the drafter draws")
     parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="weights and checkpoints")
     parser.add_argument("--steps", type=int, default=2500, metavar="n", help="batches for each model (default: 2500)")
+    parser.add_argument(
+        "--distil-steps",
+        type=int,
+        default=0,
+        metavar="n",
+        help="batches for the refiner's first stage, which follows the drafter's distribution on all scales (default: 0)",
+    )
+    parser.add_argument(
+        "--guidance-free",
+        action="store_true",
+        help="condition contrastive alignment instead: the pair learns to draw at --cfg 0 what it drew with guidance",
+    )
+    parser.add_argument(
+        "--beta", type=float, metavar="B", help="of --guidance-free: hold of the old weights (default: 0.02)"
+    )
+    parser.add_argument(
+        "--lambda",
+        type=float,
+        dest="negative_weight",
+        metavar="L",
+        help="of --guidance-free: weight of pictures under labels of others (default: as published for the depth, 50 up to "
+        "d20, 100 up to d24, else 1000)",
+    )
+    parser.add_argument(
+        "--label-dropout", type=float, default=0.1, metavar="P", help="share of labels left out, for guidance (default: 0.1)"
+    )
     parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="images a batch (default: 64)")
     parser.add_argument("--learning-rate", type=float, default=1e-5, metavar="R", help="at its height (default: 1e-5)")
     parser.add_argument("--flip", action="store_true", help="mirror every second picture")
@@ -59,8 +92,8 @@ def _finetune(options: argparse.Namespace) -> None:
     with needed("training needs PyTorch, which", ("torch",), "pip install 'trt-var[train]'"):
         from trt_var_training.finetune import Job, finetune
     names = ("drafter", "refiner", "vae", "data", "n_draft", "out", "steps", "batch_size", "learning_rate", "flip", "seed")
-    more = {"device": options.device, "class_names": options.class_names, "verify": options.verify}
-    finetune(Job(**{name: getattr(options, name) for name in (*names, *KEYS)}, **more), print)
+    more = ("device", "class_names", "verify", "distil_steps", "label_dropout", "guidance_free", "beta", "negative_weight")
+    finetune(Job(**{name: getattr(options, name) for name in (*names, *KEYS, *more, "classes")}), print)
     print(
         f"{options.out}: next: trt-var build --drafter {options.out}/drafter.safetensors --refiner "
         f"{options.out}/refiner.safetensors --vae {options.vae} --finetuned {options.n_draft}"
