@@ -49,7 +49,7 @@ def measure(setting: Setting) -> Row:
             model.round_weights(torch.bfloat16)
 
         def run() -> Seconds:
-            times = model.generate(labels, setting.n_draft)
+            times = model.generate(labels, setting.n_draft, setting.cfg)
             return times.scales, times.decoder, times.total
 
         watch.loaded()

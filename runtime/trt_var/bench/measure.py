@@ -22,8 +22,8 @@ import msgspec
 from trt_var.bench.resident import Watch, highest
 from trt_var.bundle.manifest import Manifest, Role
 from trt_var.bundle.passes import last_scales
-from trt_var.decoding.loop import Request, decode, draw, render, upload
-from trt_var.decoding.sampling import Sampling, uniforms
+from trt_var.decoding.loop import Request, decode, draw, one_row, render, upload
+from trt_var.decoding.sampling import TOP_K, Sampling, uniforms
 from trt_var.errors import BackendError, TrtVarError
 from trt_var.pipeline import Pipeline
 
@@ -40,6 +40,7 @@ class Setting(msgspec.Struct, frozen=True):
     Attributes:
         backend: may be ``eager`` or ``eager-bf16``, PyTorch with random weights on ``device``.
         threads: that were asked for; None for the engine's own choice, which a row's description tells.
+        cfg, guided_scales, scales: see ``Sampling``.
     """
 
     engines: str
@@ -49,6 +50,13 @@ class Setting(msgspec.Struct, frozen=True):
     repeats: int
     device: str = "cpu"
     threads: int | None = None
+    cfg: float = 1.5
+    guided_scales: int | None = None
+    scales: int | None = None
+
+    def sampling(self, top_k: int = TOP_K) -> Sampling:
+        """How tokens are drawn, with as many candidates as published, or all that there are."""
+        return Sampling(self.cfg, min(TOP_K, top_k), guided_scales=self.guided_scales, scales=self.scales)
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -164,7 +172,10 @@ def row(
         statistics.median(decoder for _, decoder, _ in results),
         highest(),
         device_memory,
-        sum(manifest.models[role].parameters for role in last_scales(len(manifest.schedule), setting.n_draft)),
+        sum(
+            manifest.models[role].parameters
+            for role in last_scales(setting.scales or len(manifest.schedule), setting.n_draft)
+        ),
         drops_outputs,
         peak and peak.anonymous,
         peak and peak.files,
@@ -196,10 +207,11 @@ def _bundle(pipeline: Pipeline, setting: Setting) -> Callable[[], Seconds]:
     batch = chain.backend.padded(setting.batch)
     if batch < setting.batch:
         raise BackendError(f"these engines draw {batch} images at once; measure that, or build them for more")
-    chain.backend.check_room(setting.n_draft, batch)
+    sampling = setting.sampling(manifest.max_top_k)
+    chain.backend.check_room(setting.n_draft, batch, one_row(chain, setting.n_draft, sampling))
     labels = tuple(i % manifest.classes for i in range(batch))
     numbers = uniforms(range(batch), sum(side**2 for side in manifest.schedule))
-    request = Request(labels, numbers, setting.n_draft, Sampling(top_k=min(600, manifest.max_top_k)))
+    request = Request(labels, numbers, setting.n_draft, sampling)
 
     warming = iter(range(chain.backend.settled))
 

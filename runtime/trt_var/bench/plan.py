@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from trt_var.bundle.manifest import Manifest, Model, Role
@@ -72,8 +72,8 @@ def device(name: str) -> Device:
     return DEVICES[name]
 
 
-def plan(manifest: Manifest, gpu: Device, n_draft: int, batch: int) -> Plan:
-    """The cost of ``batch`` images, of which the drafter draws ``n_draft`` scales.
+def plan(manifest: Manifest, gpu: Device, n_draft: int, batch: int, one_row: Collection[Role] = ()) -> Plan:
+    """The cost of ``batch`` images, of which the drafter draws ``n_draft`` scales; ``one_row`` guide nothing.
 
     Raises:
         UsageError: a quantised bundle, whose file sizes do not tell how many weights there are; an N that is not served.
@@ -81,20 +81,20 @@ def plan(manifest: Manifest, gpu: Device, n_draft: int, batch: int) -> Plan:
     if manifest.quantised:
         raise UsageError("operations are counted from a float bundle's weights; plan with the one that this was made from")
     rate = gpu.half if manifest.precision == "fp16" else gpu.single
-    costs = [work(manifest, role, one, batch) for role, one in decoding(manifest, n_draft)]
+    costs = [work(manifest, role, one, batch, 1 if role in one_row else 2) for role, one in decoding(manifest, n_draft)]
     operations, traffic = (sum(column) for column in zip(*costs, strict=True))
     seconds = sum(max(cost[0] / rate, cost[1] / gpu.bandwidth) for cost in costs)
-    return Plan(need(manifest, n_draft, batch, drops_outputs=False), operations, traffic, seconds)
+    return Plan(need(manifest, n_draft, batch, drops_outputs=False, one_row=one_row), operations, traffic, seconds)
 
 
-def largest_batch(manifest: Manifest, gpu: Device, n_draft: int) -> int:
+def largest_batch(manifest: Manifest, gpu: Device, n_draft: int, one_row: Collection[Role] = ()) -> int:
     """The largest batch that fits, 0 if none does."""
     low, high = 0, MAX_BATCH + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (
             (middle, high)
-            if need(manifest, n_draft, middle, drops_outputs=False).total <= USABLE * gpu.memory
+            if need(manifest, n_draft, middle, drops_outputs=False, one_row=one_row).total <= USABLE * gpu.memory
             else (low, middle)
         )
     return low
@@ -115,10 +115,10 @@ def decoding(manifest: Manifest, n_draft: int) -> Iterator[tuple[Role, Pass]]:
         yield role, known[role][name]
 
 
-def work(manifest: Manifest, role: Role, one: Pass, batch: int) -> tuple[float, float]:
+def work(manifest: Manifest, role: Role, one: Pass, batch: int, per_image: int = 2) -> tuple[float, float]:
     """Operations and bytes of one pass. The embedding of features is counted with the body, which it hardly changes."""
     model: Model = manifest.models[role]
-    rows, item = 2 * batch, item_size(manifest)
+    rows, item = per_image * batch, item_size(manifest)
     size = manifest.files[model.step.weights].size
     head = manifest.vocabulary * model.width
     body = size / item - head

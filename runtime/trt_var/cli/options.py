@@ -53,9 +53,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         default="default",
         help="published settings, cca and ddo without guidance; single ones given beside it win",
     )
-    parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength; 0 is none (default: 1.5)")
-    guided = "only the first so many scales are guided; what a model draws without takes half the rows (default: all)"
-    parser.add_argument("--guided-scales", type=int, metavar="k", help=guided)
+    add_guidance(parser)
     parser.add_argument(
         "--scales", type=int, metavar="k", help="draw only so many scales: softer, in less time (default: all)"
     )
@@ -68,6 +66,13 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, metavar="P", help="probability mass kept; 0 or 1: all (default: 0.96)")
     parser.add_argument("--more-smooth", action="store_true", help="average codebook rows: smoother, for the eye alone")
     parser.add_argument("--temperature", type=_numbers, metavar="T[,T…]", help="one, or one a scale (default: 1.0)")
+
+
+def add_guidance(parser: argparse.ArgumentParser) -> None:
+    """How strongly, and for how long."""
+    parser.add_argument("--cfg", type=float, metavar="G", help="guidance strength; 0 is none (default: 1.5)")
+    guided = "only the first so many scales are guided; a model that guides none takes half the rows (default: all)"
+    parser.add_argument("--guided-scales", type=int, metavar="k", help=guided)
 
 
 def sampling(options: argparse.Namespace, manifest: Manifest) -> Sampling:

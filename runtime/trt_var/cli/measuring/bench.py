@@ -51,6 +51,8 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of eager PyTorch (default: cpu)")
     threads = "of an engine on a CPU (default: all that may be used) and of eager PyTorch (default: its own choice)"
     parser.add_argument("--threads", type=int, metavar="n", help=threads)
+    arguments.add_guidance(parser)
+    parser.add_argument("--scales", type=int, metavar="k", help="draw only so many scales (default: all)")
     parser.add_argument("--spectrum", type=int, default=8, metavar="n", help="images of the Fourier figure, 0 for none")
     parser.add_argument("--out", type=expanded, default=Path("bench"), metavar="DIR", help="folder (default: %(default)s)")
     parser.set_defaults(command=_bench, name=name)
@@ -126,12 +128,18 @@ def _settings(options: argparse.Namespace, manifests: Mapping[str, Manifest]) ->
         if compared and not any(models(manifest).alike(other) for other in eager.values()):
             eager[folder] = models(manifest)
     return [
-        Setting(folder, backend, n_draft, batch, options.repeats, options.device, options.threads)
+        Setting(folder, backend, n_draft, batch, options.repeats, options.device, options.threads, *_guidance(options))
         for batch in dict.fromkeys(options.batch)
         for folder in manifests
         for n_draft in chosen[folder]
         for backend in (*backends, *(compared if folder in eager else ()))
     ]
+
+
+def _guidance(options: argparse.Namespace) -> tuple[float, int | None, int | None]:
+    from trt_var.decoding.sampling import Sampling
+
+    return Sampling.cfg if options.cfg is None else options.cfg, options.guided_scales, options.scales
 
 
 def _usual(served: tuple[int, ...]) -> list[int]:
@@ -146,7 +154,7 @@ def _checked(options: argparse.Namespace, manifests: Mapping[str, Manifest]) -> 
         UsageError: an option out of range.
     """
     from trt_var.backends.threads import checked
-    from trt_var.bench.measure import EAGERS
+    from trt_var.bench.measure import EAGERS, Setting
     from trt_var.bundle.memory import MAX_BATCH
 
     checked(options.threads)
@@ -162,6 +170,11 @@ def _checked(options: argparse.Namespace, manifests: Mapping[str, Manifest]) -> 
     if not 0 <= options.spectrum <= MAX_BATCH:
         raise UsageError(f"--spectrum is {options.spectrum}; expected 0 to {MAX_BATCH}")
     compared = _listed("--compare", options.compare, EAGERS) if options.compare else []
+    if compared and (options.scales is not None or options.guided_scales is not None):
+        raise UsageError("the published code draws all scales, all guided alike: --compare, or --scales and --guided-scales")
+    for manifest in manifests.values():
+        sampling = Setting("", "", 0, 1, 1, "cpu", None, *_guidance(options)).sampling(manifest.max_top_k)
+        sampling.check(len(manifest.schedule), manifest.max_top_k)
     return _listed("--backend", options.backend, arguments.BACKENDS), compared
 
 

@@ -11,7 +11,7 @@ from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
     from trt_var.bench.choose import Candidate, Choice
-    from trt_var.bundle.manifest import Manifest
+    from trt_var.bundle.manifest import Manifest, Role
 
 GB, TERA, MAX_LISTED, SHOWN = 1e9, 1e12, 4096, 12
 
@@ -31,6 +31,7 @@ def add(subparsers: Any, name: str) -> None:
         "--batch", type=arguments.whole_numbers, default="1,8,64", metavar="B,B,…", help="default: %(default)s"
     )
     parser.add_argument("--n-draft", type=int, metavar="N", help="default: all scales but two")
+    arguments.add_guidance(parser)
     parser.add_argument("--target-latency", type=float, metavar="S", help="seconds a batch at most")
     parser.add_argument("--memory", type=float, metavar="GB", help="gigabytes at most")
     parser.add_argument("--quality", type=float, metavar="FID", help="published FID of the released pair at most")
@@ -58,8 +59,10 @@ def _plan(options: argparse.Namespace) -> None:
     name = options.device or "l20"
     gpu = plan.device(name)
     n_draft = default_n_draft(manifest) if options.n_draft is None else options.n_draft
-    found = {batch: plan.plan(manifest, gpu, n_draft, batch) for batch in options.batch}
-    print(f"{options.engines} ({manifest.precision}) on {name}, {gpu.memory / GB:.0f} GB, N = {n_draft}")
+    halved = _one_row(options, manifest, n_draft)
+    found = {batch: plan.plan(manifest, gpu, n_draft, batch, halved) for batch in options.batch}
+    free = f", one row an image in {' and '.join(sorted(halved))}" if halved else ""
+    print(f"{options.engines} ({manifest.precision}) on {name}, {gpu.memory / GB:.0f} GB, N = {n_draft}{free}")
     print("batch  weights  cache  activations  total GB   TFLOP  traffic GB  at least")
     for batch, cost in found.items():
         memory = cost.memory
@@ -69,7 +72,18 @@ def _plan(options: argparse.Namespace) -> None:
             f"  {cost.traffic / GB:10.2f}  {cost.seconds * 1000:5.0f} ms"
             + ("" if memory.total <= plan.USABLE * gpu.memory else "  does not fit")
         )
-    print(f"largest batch that fits: {plan.largest_batch(manifest, gpu, n_draft)}")
+    print(f"largest batch that fits: {plan.largest_batch(manifest, gpu, n_draft, halved)}")
+
+
+def _one_row(options: argparse.Namespace, manifest: Manifest, n_draft: int) -> frozenset[Role]:
+    """The models that guide nothing."""
+    from trt_var.bundle.passes import unguided
+    from trt_var.decoding.sampling import Sampling
+
+    scales = len(manifest.schedule)
+    sampling = Sampling(Sampling.cfg if options.cfg is None else options.cfg, guided_scales=options.guided_scales)
+    sampling.check(scales, max(manifest.max_top_k, sampling.top_k))
+    return unguided(sampling.guidance(scales).tolist(), scales, n_draft) if manifest.one_row else frozenset()
 
 
 def _choose(options: argparse.Namespace, manifest: Manifest) -> None:

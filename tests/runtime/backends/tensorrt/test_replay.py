@@ -13,10 +13,11 @@ import pytest
 from helpers import GOLDEN, assert_close, assert_tokens
 from simulating import assert_same, device
 from trt_var import BackendError, Pipeline, Sampling
-from trt_var.backends.tensorrt.record import Batch
+from trt_var.backends.tensorrt.record import Batch, Guidance, read_record
 from trt_var.backends.tensorrt.simulated.device import SimulatedDevice
 from trt_var.bundle.memory import need
 from trt_var.bundle.opening import PACKAGED
+from trt_var.decoding.loop import one_row
 from trt_var_export.engines import EngineRecipe, build_engines
 
 golden = np.load(GOLDEN / "tiny.npz")
@@ -114,6 +115,37 @@ def test_settings_and_labels_need_no_new_capture(digits: Path, measured: Callabl
         for _ in range(3):
             found = pipeline.generate([1, 2], teacher=teacher)
             assert_same(found, reference.generate([1, 2], teacher=teacher))
+
+
+@pytest.mark.parametrize(
+    ("guidance", "sampling", "halved"),
+    [
+        (("guided", "free"), Sampling(cfg=0), {"drafter", "refiner"}),
+        (("guided", "refiner-free"), Sampling(cfg=2, guided_scales=3), {"refiner"}),
+        (("guided", "refiner-free"), Sampling(cfg=0), {"refiner"}),
+        (("guided",), Sampling(cfg=0), set()),
+        (("free",), Sampling(cfg=0, scales=4), {"drafter", "refiner"}),
+    ],
+)
+def test_rows_by_guidance(
+    tmp_path: Path,
+    guidance: tuple[Guidance, ...],
+    sampling: Sampling,
+    halved: set[str],
+    measured: Callable[[float, float], None],
+) -> None:
+    measured(1.0, 0.5)
+    bundle = shutil.copytree(PACKAGED / "digits", tmp_path / "bundle")
+    out = build_engines(EngineRecipe(bundle, "simulated", batch=Batch(1, 2, 4), guidance=guidance))
+    assert read_record(out).guidance == guidance
+    with Pipeline.load(bundle, "onnxruntime") as reference, Pipeline.load(bundle, "tensorrt") as pipeline:
+        assert one_row(pipeline.chain(3), 3, sampling) == halved
+        for turn in range(4):
+            asked = {"seeds": turn, "n_draft": 3, "sampling": sampling}
+            assert_same(pipeline.generate([1, 2], **asked), reference.generate([1, 2], **asked))
+        if guidance == ("free",):
+            with pytest.raises(BackendError, match="has no profile"):
+                pipeline.generate([1, 2, 3, 4], n_draft=3)
 
 
 def test_old_graphs_give_way(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
