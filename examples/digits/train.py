@@ -1,5 +1,7 @@
 """Train everything that the digits bundle holds: VQVAE, judge, drafter, refiner, and pairs fine-tuned for some N.
 
+The stages free3 and free4 are trained on request alone: pairs drawn without guidance, which docs/training.md measures.
+
 Goes on where it was broken off. Two cores take about half an hour. Weights are written as float16 safetensors, and the
 figures of every stage beside them.
 """
@@ -22,6 +24,7 @@ from trt_var.schedule import Schedule
 from trt_var_export.models.transformer import Transformer, TransformerShape
 from trt_var_export.models.vqvae import Vqvae, VqvaeShape
 from trt_var_export.weights.checkpoint import open_checkpoint
+from trt_var_training.contrastive import Contrast, ContrastObjective
 from trt_var_training.data import Batches
 from trt_var_training.trainer import Objective, Plan, train
 from trt_var_training.var import Teacher, VarObjective, drafter_objective, fresh_transformer, refiner_objective
@@ -42,7 +45,11 @@ PLANS = {
     "refiner": Plan(2000, 4e-3),
     "drafter-tuned": Plan(400, 3e-4),
     "refiner-tuned": Plan(600, 1e-3),
+    "drafter-free": Plan(100, 2e-4),
+    "refiner-free": Plan(120, 8e-4),
 }
+# β far above the published 0.02 and λ far below 50: those are for the first part of a long way, these for one that ends
+CONTRASTS = {"drafter": Contrast(0.3, 1.0), "refiner": Contrast(0.1, 1.0)}
 
 
 class Studio:
@@ -97,11 +104,25 @@ class Studio:
         objective = refiner_objective(self.load("refiner"), vae, self.batches(stage), n_draft, teacher)
         self.run(stage, PLANS["refiner-tuned"], objective)
 
+    def free(self, n_draft: int) -> None:
+        """Condition contrastive alignment of the plain weights, each on the scales that it draws."""
+        spans = {"drafter": (0, n_draft), "refiner": (n_draft, SCHEDULE.scales)}
+        for role, contrast in CONTRASTS.items():
+            stage, vae = f"{role}-free{n_draft}", self.load_vae()
+            model, reference = self.load(role), self.load(role)
+            objective = ContrastObjective(model, reference, vae, self.batches(stage), spans[role], contrast)
+            self.run(stage, PLANS[f"{role}-free"], objective)
+
     def load(self, stage: str) -> Transformer:
         return load_transformer(open_checkpoint(self.out / f"{stage}.safetensors", "var_wo_ddp"), stage)
 
     def load_vae(self) -> Vqvae:
         return load_vqvae(open_checkpoint(self.out / "vae.safetensors", "vae_local"))
+
+
+def on_request(studio: Studio) -> dict[str, Callable[[], None]]:
+    """Stages that are left out where none is named."""
+    return {f"free{n}": lambda n=n: studio.free(n) for n in TUNED}  # type: ignore[misc]
 
 
 def stages(studio: Studio) -> dict[str, Callable[[], None]]:
@@ -119,11 +140,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "weights", help="default: %(default)s")
     parser.add_argument("--work", type=Path, default=Path("build/digits"), help="checkpoints (default: %(default)s)")
-    parser.add_argument("--stages", help="some of judge,vae,drafter,refiner,n3,n4 (default: all)")
+    parser.add_argument("--stages", help="some of judge,vae,drafter,refiner,n3,n4 (default: all), free3,free4")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    known = stages(Studio(options.out, options.work, options.seed))
-    for name in options.stages.split(",") if options.stages else known:
+    studio = Studio(options.out, options.work, options.seed)
+    usual = stages(studio)
+    known = usual | on_request(studio)
+    for name in options.stages.split(",") if options.stages else usual:
         known[name]()
 
 
