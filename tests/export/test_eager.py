@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -33,9 +34,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Eager]]:
     found: list[Eager] = []
     generate = Eager.generate
 
-    def kept(self: Eager, labels: list[int], n_draft: int) -> object:
+    def kept(self: Eager, *asked: Any, **options: Any) -> object:
         found.append(self)
-        return generate(self, labels, n_draft)
+        return generate(self, *asked, **options)
 
     monkeypatch.setattr(measure.Bundle, "open", lambda path: SimpleNamespace(manifest=manifest))
     monkeypatch.setattr(measure, "_shapes", lambda manifest, roles: dict.fromkeys(roles, SHAPE))
