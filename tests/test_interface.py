@@ -22,7 +22,9 @@ def interface() -> Iterator[str]:
             continue
         bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
         yield f"class {name}({bases})" if issubclass(value, Exception) else f"class {name}{inspect.signature(value)}"
-        for attribute, member in sorted(vars(value).items()):
+        own = [base for base in value.__mro__ if base.__module__.startswith("trt_var.")]
+        inherited = {} if issubclass(value, Exception) else {k: v for base in reversed(own) for k, v in vars(base).items()}
+        for attribute, member in sorted((inherited or dict(vars(value))).items()):
             if not attribute.startswith("_"):
                 yield f"    {_shown(attribute, member)}"
 

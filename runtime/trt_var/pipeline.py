@@ -7,29 +7,26 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trt_var.backends import choosing as backends
-from trt_var.backends import forks
-from trt_var.backends.base import Backend, Wishes, described
+from trt_var.backends.base import Wishes
 from trt_var.backends.failures import starving
-from trt_var.bundle.manifest import Manifest
 from trt_var.bundle.memory import DECODER_BATCH, MAX_BATCH
 from trt_var.bundle.opening import Bundle
 from trt_var.decoding.editing import encode, psnr, region
 from trt_var.decoding.loop import Chain, render
-from trt_var.decoding.models import Models
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import UsageError
+from trt_var.opened import Opened
 from trt_var.pictures.given import as_image, as_images, as_mask
 from trt_var.reopening import Origin, reduce
 from trt_var.requests.batches import draw_all, draw_scales, score_all
 from trt_var.requests.checking import Labels, Run, Seeds, check_batch_size, prepare, prepare_scoring
-from trt_var.requests.provenance import is_exact, promise, provenance_of
+from trt_var.requests.provenance import provenance_of
 from trt_var.requests.results import Generation, Preview, Reconstruction, Scores
 
 if TYPE_CHECKING:
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Pipeline:
+class Pipeline(Opened):
     """A bundle on a backend.
 
     Safe to use from several threads at once: graphs are shared, everything else belongs to the call. Models are
@@ -52,11 +49,7 @@ class Pipeline:
         ...     result.to_pil()[0].save("retriever.png")
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend, *, batch_invariant: bool = False) -> None:
-        self._models, self._backend, self._alone = Models(bundle, backend), backend, batch_invariant
-        self._origin: Origin | None = None
-        forks.follow(self._models)
-        self._names = bundle.class_names()
+    _origin: Origin | None = None
 
     @classmethod
     def load(
@@ -100,50 +93,6 @@ class Pipeline:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reduce(type(self), self._origin, closed=self._models.closed)
-
-    def __enter__(self) -> Pipeline:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Release the loaded models; calls that are under way finish."""
-        self._models.close()
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the bundle holds."""
-        return self._models.open().manifest
-
-    @property
-    def backend(self) -> str:
-        """Engine, device, arithmetic and threads in use, and what may make an image differ from one batch to another."""
-        return f"{described(self._backend)}; {promise(self._alone, self.exact)}"
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One line of comma-separated names a class, or nothing."""
-        return tuple(self._names)
-
-    @property
-    def engine(self) -> str:
-        """Engine, version, device and arithmetic in use."""
-        return self._backend.description
-
-    @property
-    def exact(self) -> bool:
-        """Whether everything is computed in float32."""
-        return is_exact(self._models.manifest, self.engine)
-
-    @property
-    def batch_invariant(self) -> bool:
-        """Whether every image is drawn by itself."""
-        return self._alone
-
-    def free_memory(self) -> int | None:
-        """Bytes that can still be allocated on the device; None for the host, and where the engine does not tell."""
-        return self._backend.free_memory()
 
     def warm(self, n_draft: int | None = None, batch_size: int = 1) -> None:
         """Load and compile what such requests need, and draw one for nothing: the next is as fast as any after it.
@@ -330,10 +279,3 @@ class Pipeline:
         scales = len(self.manifest.schedule)
         early = run.n_draft >= run.scales(self.manifest)
         return self.chain(scales if early else run.n_draft, run.sampling.more_smooth)
-
-    def chain(self, n_draft: int, smooth: bool = False) -> Chain:
-        """The loaded graphs of a decoding, for loops of one's own over ``trt_var.decoding.loop.decode``.
-
-        With ``smooth`` they are others, which hold the weights a second time if both are used.
-        """
-        return self._models.chain(n_draft, smooth)

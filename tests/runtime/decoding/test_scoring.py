@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,10 +20,14 @@ from trt_var.decoding.models import Models
 from trt_var.decoding.scoring import log_likelihoods
 from trt_var_export.graphs.reference import TorchBackend
 
-sys.path.append(str(Path(__file__).parents[3] / "examples" / "digits"))
-from digits import splits
-
 golden = np.load(GOLDEN / "tiny.npz")
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The digits that nothing was trained on."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples" / "digits")
+    return importlib.import_module("digits").splits()[1]
 
 
 @pytest.mark.parametrize("n_draft", [6, 10])
@@ -39,8 +44,7 @@ def test_equal_to_pytorch(golden_bundle: Path, n_draft: int) -> None:
     assert_close(found, expected, absolute=1e-3)
 
 
-def test_digits_are_told_apart() -> None:
-    held = splits()[1]
+def test_digits_are_told_apart(held: Any) -> None:
     with Pipeline.load("digits", "onnxruntime") as pipeline:
         scores = pipeline.score(held.images[:60], batch_size=50)
         some = pipeline.score(held.images[:2], ["3", 8, 3], n_draft=6)
@@ -51,15 +55,13 @@ def test_digits_are_told_apart() -> None:
     assert_close(scores.bits_per_token, scores.nats / scores.tokens.shape[1] / np.log(2))
 
 
-def test_an_image_scores_the_same_in_any_batch() -> None:
-    held = splits()[1]
+def test_an_image_scores_the_same_in_any_batch(held: Any) -> None:
     with Pipeline.load("digits", "onnxruntime") as pipeline:
         one, many = (pipeline.score(held.images[:2], batch_size=size) for size in (1, 64))
     assert_close(one.nats, many.nats, relative=1e-5)
 
 
-def test_refusals(tmp_path: Path) -> None:
-    held = splits()[1]
+def test_refusals(held: Any) -> None:
     with Pipeline.load("digits", "onnxruntime") as pipeline:
         for change, reason in (
             ({"labels": [11]}, "11"),
@@ -76,10 +78,9 @@ def test_refusals(tmp_path: Path) -> None:
             pipeline.score(held.images[:1])
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(held: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
-    held = splits()[1]
     Image.fromarray(held.images[3]).save(tmp_path / "three.png")
     asked = ["score", "--engines", "digits", "--backend", "onnxruntime", str(tmp_path / "three.png")]
     assert main([*asked, "--top", "2"]) == 0

@@ -1,0 +1,76 @@
+"""A bundle on a backend: what it is and whether it is open, whatever is asked of it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TypeVar
+
+from trt_var.backends import forks
+from trt_var.backends.base import Backend, described
+from trt_var.bundle.manifest import Manifest
+from trt_var.bundle.opening import Bundle
+from trt_var.decoding.loop import Chain
+from trt_var.decoding.models import Models
+from trt_var.requests.provenance import is_exact, promise
+
+Self = TypeVar("Self", bound="Opened")
+
+
+class Opened:
+    """Base of the pipeline."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, *, batch_invariant: bool = False) -> None:
+        self._models, self._backend, self._alone = Models(bundle, backend), backend, batch_invariant
+        forks.follow(self._models)
+        self._names = bundle.class_names()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the loaded models; calls that are under way finish."""
+        self._models.close()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle holds."""
+        return self._models.open().manifest
+
+    @property
+    def backend(self) -> str:
+        """Engine, device, arithmetic and threads in use, and what may make an image differ from one batch to another."""
+        return f"{described(self._backend)}; {promise(self._alone, self.exact)}"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One line of comma-separated names a class, or nothing."""
+        return tuple(self._names)
+
+    @property
+    def engine(self) -> str:
+        """Engine, version, device and arithmetic in use."""
+        return self._backend.description
+
+    @property
+    def exact(self) -> bool:
+        """Whether everything is computed in float32."""
+        return is_exact(self._models.manifest, self.engine)
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether every image is drawn by itself."""
+        return self._alone
+
+    def free_memory(self) -> int | None:
+        """Bytes that can still be allocated on the device; None for the host, and where the engine does not tell."""
+        return self._backend.free_memory()
+
+    def chain(self, n_draft: int, smooth: bool = False) -> Chain:
+        """The loaded graphs of a decoding, for loops of one's own over ``trt_var.decoding.loop.decode``.
+
+        With ``smooth`` they are others, which hold the weights a second time if both are used.
+        """
+        return self._models.chain(n_draft, smooth)
