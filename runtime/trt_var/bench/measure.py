@@ -21,7 +21,8 @@ import msgspec
 
 from trt_var.bench.resident import Watch, highest
 from trt_var.bundle.manifest import Manifest, Role
-from trt_var.bundle.passes import last_scales
+from trt_var.bundle.memory import Memory, need
+from trt_var.bundle.passes import last_scales, unguided
 from trt_var.decoding.loop import Request, decode, draw, one_row, render, upload
 from trt_var.decoding.sampling import TOP_K, Sampling, uniforms
 from trt_var.errors import BackendError, TrtVarError
@@ -53,6 +54,13 @@ class Setting(msgspec.Struct, frozen=True):
     cfg: float = 1.5
     guided_scales: int | None = None
     scales: int | None = None
+
+    def need(self, manifest: Manifest, drops_outputs: bool) -> Memory:
+        """What the memory is estimated at."""
+        scales = self.scales or len(manifest.schedule)
+        free = unguided(self.sampling().guidance(len(manifest.schedule)).tolist(), scales, self.n_draft)
+        one_row = free if manifest.one_row else ()
+        return need(manifest, self.n_draft, self.batch, drops_outputs=drops_outputs, one_row=one_row, drawn=scales)
 
     def sampling(self, top_k: int = TOP_K) -> Sampling:
         """How tokens are drawn, with as many candidates as published, or all that there are."""

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from trt_var.backends.installed import needed
 from trt_var.bench.measure import EAGERS, Row, models
 from trt_var.bundle.manifest import Manifest
-from trt_var.bundle.memory import need
 from trt_var.errors import OutputError
 from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
@@ -195,7 +194,7 @@ def _computed(report: Report, row: Row) -> list[str]:
     """Weights, cache and activations of a bundle; eager PyTorch has none of these."""
     if row.setting.backend in EAGERS:
         return ["–"] * 3
-    parts = need(report.manifest(row), row.setting.n_draft, row.setting.batch, drops_outputs=row.drops_outputs)
+    parts = row.setting.need(report.manifest(row), row.drops_outputs)
     return [_gigabytes(part) for part in (parts.weights, parts.cache, parts.activations)]
 
 

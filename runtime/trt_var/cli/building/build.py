@@ -26,7 +26,7 @@ def add(subparsers: Any, name: str) -> None:
         description="Export drafter, refiner and VQVAE to ONNX, compare every graph with the PyTorch model, and write "
         "a bundle that runs without PyTorch.",
     )
-    names = f"d16, d20, d24, d30, d36 (fetched from Hugging Face), {FILE}, or random:dN[:SEED]"
+    names = f"d16, d20, d24, d30, d36, d16-cca … d30-ddo (fetched from Hugging Face), {FILE}, or random:dN[:SEED]"
     parser.add_argument("--drafter", required=True, metavar="MODEL", help=f"draws the first scales: {names}")
     parser.add_argument("--refiner", metavar="MODEL", help="draws the others; leave it out for plain VAR")
     parser.add_argument(
