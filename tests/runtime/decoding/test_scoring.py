@@ -91,4 +91,5 @@ def test_command(held: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     found = json.loads(capsys.readouterr().out)
     assert found["labels"] == [3, 8]
     assert len(found["nats"][0]) == 2
+    assert main([*asked, "--top", "0"]) != 0
     assert main([*asked[:-1], str(tmp_path / "none.png")]) != 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
+from trt_var.errors import UsageError
 from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def _score(options: argparse.Namespace) -> None:
 
     from trt_var.pictures import reading as pictures
 
+    if options.top < 1:
+        raise UsageError(f"--top is {options.top}; expected 1 or more")
     with arguments.pipeline(options) as pipeline:
         pixels = np.stack([pictures.read_picture(path, pipeline.manifest.image_side).pixels for path in options.images])
         labels = None if options.labels is None else [label.strip() for label in options.labels.split(",")]
@@ -59,7 +62,7 @@ def _table(paths: list[Path], scores: Scores, names: tuple[str, ...], top: int) 
     lines = []
     for path, nats, a_token, bits in zip(paths, scores.nats, scores.nats_per_token, scores.bits_per_token, strict=True):
         lines.append(str(path))
-        for i in (-nats).argsort(kind="stable")[: max(top, 1)]:
+        for i in (-nats).argsort(kind="stable")[:top]:
             label = int(scores.labels[i])
             name = f" {names[label].split(',')[0]}" if label < len(names) else ""
             lines.append(f"  {label:5}{name}: {a_token[i]:.3f} nats, {bits[i]:.3f} bits a token; {nats[i]:.1f} nats in all")
