@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from trt_var.bundle.manifest import Manifest, Model, Role
 from trt_var.bundle.memory import Memory, item_size, need
@@ -72,8 +73,17 @@ def device(name: str) -> Device:
     return DEVICES[name]
 
 
-def plan(manifest: Manifest, gpu: Device, n_draft: int, batch: int, one_row: Collection[Role] = ()) -> Plan:
+def plan(
+    manifest: Manifest,
+    gpu: Device,
+    n_draft: int,
+    batch: int,
+    one_row: Collection[Role] = (),
+    scales: int | None = None,
+) -> Plan:
     """The cost of ``batch`` images, of which the drafter draws ``n_draft`` scales; ``one_row`` guide nothing.
+
+    ``scales`` are drawn, all if not given.
 
     Raises:
         UsageError: a quantised bundle, whose file sizes do not tell how many weights there are; an N that is not served.
@@ -81,22 +91,23 @@ def plan(manifest: Manifest, gpu: Device, n_draft: int, batch: int, one_row: Col
     if manifest.quantised:
         raise UsageError("operations are counted from a float bundle's weights; plan with the one that this was made from")
     rate = gpu.half if manifest.precision == "fp16" else gpu.single
-    costs = [work(manifest, role, one, batch, 1 if role in one_row else 2) for role, one in decoding(manifest, n_draft)]
+    drawn = islice(decoding(manifest, n_draft), scales)
+    costs = [work(manifest, role, one, batch, 1 if role in one_row else 2) for role, one in drawn]
     operations, traffic = (sum(column) for column in zip(*costs, strict=True))
     seconds = sum(max(cost[0] / rate, cost[1] / gpu.bandwidth) for cost in costs)
-    return Plan(need(manifest, n_draft, batch, drops_outputs=False, one_row=one_row), operations, traffic, seconds)
+    memory = need(manifest, n_draft, batch, drops_outputs=False, one_row=one_row, drawn=scales)
+    return Plan(memory, operations, traffic, seconds)
 
 
-def largest_batch(manifest: Manifest, gpu: Device, n_draft: int, one_row: Collection[Role] = ()) -> int:
-    """The largest batch that fits, 0 if none does."""
+def largest_batch(
+    manifest: Manifest, gpu: Device, n_draft: int, one_row: Collection[Role] = (), scales: int | None = None
+) -> int:
+    """The largest batch that fits, 0 if none does; see ``plan``."""
     low, high = 0, MAX_BATCH + 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (
-            (middle, high)
-            if need(manifest, n_draft, middle, drops_outputs=False, one_row=one_row).total <= USABLE * gpu.memory
-            else (low, middle)
-        )
+        wanted = need(manifest, n_draft, middle, drops_outputs=False, one_row=one_row, drawn=scales).total
+        low, high = (middle, high) if wanted <= USABLE * gpu.memory else (low, middle)
     return low
 
 

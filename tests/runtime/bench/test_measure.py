@@ -12,6 +12,7 @@ from rows import row
 from trt_var import BackendError, Pipeline
 from trt_var.bench import measure
 from trt_var.bench.measure import Row, Setting
+from trt_var.bundle.opening import Bundle
 from trt_var.decoding.deferred import Deferred
 
 
@@ -42,6 +43,14 @@ def test_the_peak_is_not_the_parents() -> None:
     held = np.ones(2**26)
     found = measure.in_process(Setting("digits", "onnxruntime", 0, 1, 1))
     assert found.peak < held.nbytes / 2
+
+
+def test_rows_are_measured_as_asked_for() -> None:
+    settings = [Setting("digits", "onnxruntime", 4, 1, 1, cfg=cfg, scales=scales) for cfg, scales in ((1.5, None), (0, 5))]
+    manifest = Bundle.open("digits").manifest
+    guided, free = (setting.need(manifest, True) for setting in settings)
+    assert free.cache < guided.cache
+    assert len(measure.in_process(settings[1]).scales) == 5
 
 
 def test_waiting_for_graphs() -> None:

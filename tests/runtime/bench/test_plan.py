@@ -28,6 +28,17 @@ def test_work_of_the_digits_pair() -> None:
     assert alone.seconds == pytest.approx(alone.traffic / gpu.bandwidth), "six passes over the weights bound one image"
 
 
+def test_one_row_is_half_the_work_and_fewer_scales_less() -> None:
+    manifest, gpu = Bundle.open("digits").manifest, plan.device("l20")
+    two, one = plan.plan(manifest, gpu, 3, 8), plan.plan(manifest, gpu, 3, 8, ("drafter", "refiner"))
+    assert one.operations == pytest.approx(two.operations / 2)
+    assert one.memory.cache == two.memory.cache / 2
+    early = plan.plan(manifest, gpu, 3, 8, scales=5)
+    assert early.operations < two.operations
+    assert early.memory.total < two.memory.total
+    assert plan.plan(manifest, gpu, 3, 8, scales=6) == two
+
+
 def test_largest_batch_is_the_largest() -> None:
     manifest = Bundle.open("digits").manifest
     small = plan.Device(memory=200e6, half=1e12, single=1e12, bandwidth=1e9)
@@ -59,7 +70,15 @@ def test_memory_is_at_most_half_of_the_published(batch: int) -> None:
 def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--engines", "digits", "--device", "h200", "--batch", "1,64", "--n-draft", "3"]) == 0
     assert "largest batch that fits" in capsys.readouterr().out
-    for change in (["--device", "abacus"], ["--batch", "0"], ["--n-draft", "9"]):
+    assert main(["plan", "--engines", "digits", "--cfg", "0", "--scales", "5"]) == 0
+    assert "one row an image in drafter and refiner" in capsys.readouterr().out
+    for change in (
+        ["--device", "abacus"],
+        ["--batch", "0"],
+        ["--n-draft", "9"],
+        ["--scales", "7"],
+        ["--guided-scales", "7"],
+    ):
         assert main(["plan", "--engines", "digits", *change]) == 2
     quantised = msgspec.structs.replace(Bundle.open("digits").manifest, quantised={"drafter": {"fc1": "int8"}})
     with pytest.raises(UsageError, match="counted from a float bundle"):

@@ -32,6 +32,7 @@ def add(subparsers: Any, name: str) -> None:
     )
     parser.add_argument("--n-draft", type=int, metavar="N", help="default: all scales but two")
     arguments.add_guidance(parser)
+    parser.add_argument("--scales", type=int, metavar="k", help="draw only so many scales (default: all)")
     parser.add_argument("--target-latency", type=float, metavar="S", help="seconds a batch at most")
     parser.add_argument("--memory", type=float, metavar="GB", help="gigabytes at most")
     parser.add_argument("--quality", type=float, metavar="FID", help="published FID of the released pair at most")
@@ -60,7 +61,7 @@ def _plan(options: argparse.Namespace) -> None:
     gpu = plan.device(name)
     n_draft = default_n_draft(manifest) if options.n_draft is None else options.n_draft
     halved = _one_row(options, manifest, n_draft)
-    found = {batch: plan.plan(manifest, gpu, n_draft, batch, halved) for batch in options.batch}
+    found = {batch: plan.plan(manifest, gpu, n_draft, batch, halved, options.scales) for batch in options.batch}
     free = f", one row an image in {' and '.join(sorted(halved))}" if halved else ""
     print(f"{options.engines} ({manifest.precision}) on {name}, {gpu.memory / GB:.0f} GB, N = {n_draft}{free}")
     print("batch  weights  cache  activations  total GB   TFLOP  traffic GB  at least")
@@ -72,7 +73,7 @@ def _plan(options: argparse.Namespace) -> None:
             f"  {cost.traffic / GB:10.2f}  {cost.seconds * 1000:5.0f} ms"
             + ("" if memory.total <= plan.USABLE * gpu.memory else "  does not fit")
         )
-    print(f"largest batch that fits: {plan.largest_batch(manifest, gpu, n_draft, halved)}")
+    print(f"largest batch that fits: {plan.largest_batch(manifest, gpu, n_draft, halved, options.scales)}")
 
 
 def _one_row(options: argparse.Namespace, manifest: Manifest, n_draft: int) -> frozenset[Role]:
@@ -81,9 +82,12 @@ def _one_row(options: argparse.Namespace, manifest: Manifest, n_draft: int) -> f
     from trt_var.decoding.sampling import Sampling
 
     scales = len(manifest.schedule)
-    sampling = Sampling(Sampling.cfg if options.cfg is None else options.cfg, guided_scales=options.guided_scales)
+    cfg = Sampling.cfg if options.cfg is None else options.cfg
+    sampling = Sampling(cfg, guided_scales=options.guided_scales, scales=options.scales)
     sampling.check(scales, max(manifest.max_top_k, sampling.top_k))
-    return unguided(sampling.guidance(scales).tolist(), scales, n_draft) if manifest.one_row else frozenset()
+    return (
+        unguided(sampling.guidance(scales).tolist(), options.scales or scales, n_draft) if manifest.one_row else frozenset()
+    )
 
 
 def _choose(options: argparse.Namespace, manifest: Manifest) -> None:
