@@ -45,11 +45,11 @@ PLANS = {
     "refiner": Plan(2000, 4e-3),
     "drafter-tuned": Plan(400, 3e-4),
     "refiner-tuned": Plan(600, 1e-3),
-    "drafter-free": Plan(100, 2e-4),
-    "refiner-free": Plan(120, 8e-4),
+    "drafter-free": Plan(150, 2e-4),
+    "refiner-free": Plan(120, 6e-4),
 }
-# β far above the published 0.02 and λ far below 50: those are for the first part of a long way, these for one that ends
-CONTRASTS = {"drafter": Contrast(0.3, 1.0), "refiner": Contrast(0.1, 1.0)}
+# the published β 0.02 and λ 50 push small models past their goal in as many steps: docs/training.md
+CONTRASTS = {"drafter": Contrast(0.1, 1.0), "refiner": Contrast(0.1, 2.0)}
 
 
 class Studio:
@@ -105,11 +105,11 @@ class Studio:
         self.run(stage, PLANS["refiner-tuned"], objective)
 
     def free(self, n_draft: int) -> None:
-        """Condition contrastive alignment of the plain weights, each on the scales that it draws."""
+        """Condition contrastive alignment of the pair that is fine-tuned for N, each model on the scales that it draws."""
         spans = {"drafter": (0, n_draft), "refiner": (n_draft, SCHEDULE.scales)}
         for role, contrast in CONTRASTS.items():
             stage, vae = f"{role}-free{n_draft}", self.load_vae()
-            model, reference = self.load(role), self.load(role)
+            model, reference = (self.load(f"{role}-n{n_draft}") for _ in range(2))
             objective = ContrastObjective(model, reference, vae, self.batches(stage), spans[role], contrast)
             self.run(stage, PLANS[f"{role}-free"], objective)
 
