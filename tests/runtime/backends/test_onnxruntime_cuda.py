@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,25 @@ def test_a_failed_replay_is_not_kept(backend: cuda.OnnxRuntimeCuda, monkeypatch:
                 pipeline.generate([3], seeds=0, n_draft=4)
         assert not any(backend._replays.values())
         assert (pipeline.generate([3], seeds=0, n_draft=4).images == first.images).all()
+
+
+def test_graphs_that_cannot_be_captured_run_as_they_are(
+    backend: cuda.OnnxRuntimeCuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = cuda.session
+
+    def partly(path: Path, provider: tuple[str, dict[str, str]]) -> ort.InferenceSession:
+        if path.name == "encoder.onnx" and "enable_cuda_graph" in provider[1]:
+            raise BackendError("not all nodes are on the device")
+        return session(path, provider)
+
+    monkeypatch.setattr(cuda, "session", partly)
+    caplog.set_level("INFO", "trt_var.backends.onnxruntime.cuda")
+    with Pipeline(Bundle.open(PACKAGED / "digits"), backend) as pipeline:
+        drawn = pipeline.generate([3], n_draft=4)
+        assert pipeline.reconstruct(drawn.images).images.shape == drawn.images.shape
+    assert "encoder.onnx is not captured: not all nodes" in caplog.text
+    assert caplog.text.count("is not captured") == 1
 
 
 def test_work_of_another_shape_is_refused(backend: cuda.OnnxRuntimeCuda) -> None:

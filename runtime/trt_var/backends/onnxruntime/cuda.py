@@ -24,9 +24,10 @@ from trt_var.errors import BackendError
 log = logging.getLogger(__name__)
 CUDA = "CUDAExecutionProvider"
 # TF32 would round float32 products to 10 bits; graphs are either exact or float16 by their own types
-OPTIONS = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "enable_cuda_graph": "1"}
+OPTIONS = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
 # trying every algorithm takes longer and finds slower ones: 8 images decoded in float16 68 ms, by heuristics 32 ms (H200)
 INEXACT_OPTIONS = {**OPTIONS, "cudnn_conv_algo_search": "HEURISTIC"}
+CAPTURE = {"enable_cuda_graph": "1"}
 CAPTURED_IMAGES = 8  # larger batches keep the GPU busy between launches, and their buffers would hold its memory
 CAPTURED_SIZES = 8  # ONNX Runtime keeps a captured graph as long as its session
 UNCAPTURED = -1  # the number of a run that shall not be captured
@@ -74,7 +75,12 @@ class OnnxRuntimeCuda(HostMemory, forks.Native):
 
     def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         with self.turn():
-            return CudaGraph(self, session(path, (CUDA, OPTIONS if exact else INEXACT_OPTIONS)))
+            options = OPTIONS if exact else INEXACT_OPTIONS
+            try:
+                return CudaGraph(self, session(path, (CUDA, {**options, **CAPTURE})))
+            except BackendError as error:  # of a damaged file, or of nodes that ONNX Runtime leaves to the CPU
+                log.info("%s is not captured: %s", path.name, error)
+                return CudaGraph(self, session(path, (CUDA, options)))
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
         with self.turn() as replay:
