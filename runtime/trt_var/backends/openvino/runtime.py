@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,18 @@ from trt_var.bundle.staging import beside_weights
 
 USED = ("Core", "Tensor", "Type", "get_version")
 BFLOAT16 = np.dtype(np.uint16)  # NumPy has no such type; no graph has inputs of uint16
+
+
+SETTLING = 0.2  # seconds until OpenVINO's idle threads have left their work
+
+
+def _settle() -> None:
+    """Before a fork: threads that are about to leave are counted, and a child would wait for them at its end for ever."""
+    time.sleep(SETTLING)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(before=_settle)
 
 
 class _Threads:
