@@ -47,9 +47,8 @@ def draw(logits: Tensor, uniforms: Tensor, top_k: Tensor, top_p: Tensor, tempera
 def _draw_of_all(logits: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
     """One of all codes a position, int32 [m, B]."""
     cumulative = (logits / temperature.unsqueeze(-1)).softmax(-1).cumsum(-1)
-    passed = (
-        (cumulative <= uniforms.unsqueeze(-1) * cumulative[..., -1:]).float().sum(-1)
-    )  # as above; the sum is not quite 1
+    drawn = uniforms.unsqueeze(-1) * cumulative[..., -1:]  # the sum is not quite 1
+    passed = (cumulative <= drawn).float().sum(-1)  # counted in float32, as above
     return passed.clamp(max=logits.shape[-1] - 1).to(torch.int32)
 
 

@@ -22,14 +22,14 @@ import msgspec
 from trt_var.bench.resident import Watch, highest
 from trt_var.bundle.manifest import Manifest, Role
 from trt_var.bundle.memory import Memory, need
-from trt_var.bundle.passes import last_scales, unguided
+from trt_var.bundle.passes import last_scales
+from trt_var.decoding.deferred import NAME as LOADER
 from trt_var.decoding.loop import Request, decode, draw, one_row, render, upload
 from trt_var.decoding.sampling import TOP_K, Sampling, uniforms
 from trt_var.errors import BackendError, TrtVarError
 from trt_var.pipeline import Pipeline
 
 EAGER, EAGER_BF16 = EAGERS = ("eager", "eager-bf16")
-LOADING = "trt-var-load"  # how the threads are named that load graphs
 PACKAGES = ("trt-var", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "torch")
 Seconds = tuple[list[float], float, float]
 """Of every scale, of the decoder, and of all."""
@@ -57,10 +57,8 @@ class Setting(msgspec.Struct, frozen=True):
 
     def need(self, manifest: Manifest, drops_outputs: bool) -> Memory:
         """What the memory is estimated at."""
-        scales = self.scales or len(manifest.schedule)
-        free = unguided(self.sampling().guidance(len(manifest.schedule)).tolist(), scales, self.n_draft)
-        one_row = free if manifest.one_row else ()
-        return need(manifest, self.n_draft, self.batch, drops_outputs=drops_outputs, one_row=one_row, drawn=scales)
+        one_row = self.sampling().unguided(len(manifest.schedule), self.n_draft) if manifest.one_row else ()
+        return need(manifest, self.n_draft, self.batch, drops_outputs=drops_outputs, one_row=one_row, drawn=self.scales)
 
     def sampling(self, top_k: int = TOP_K) -> Sampling:
         """How tokens are drawn, with as many candidates as published, or all that there are."""
@@ -149,7 +147,7 @@ def measure(setting: Setting) -> Row:
 def _wait_for_graphs() -> None:
     """Graphs are loaded aside, and what is loaded is no part of a request."""
     for thread in threading.enumerate():
-        if thread.name.startswith(LOADING):
+        if thread.name.startswith(LOADER):
             thread.join()
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from trt_var.backends.base import Backend, Buffer, Graph, Work
 from trt_var.bundle.manifest import HEAD_WIDTH, Manifest, Role
 from trt_var.bundle.memory import kept_positions
-from trt_var.bundle.passes import last_scales, unguided
+from trt_var.bundle.passes import last_scales
 from trt_var.decoding.sampling import Sampling
 from trt_var.schedule import Schedule
 
@@ -143,8 +143,7 @@ def arrays(chain: Chain, request: Request) -> dict[str, NDArray[Any]]:
 
 def one_row(chain: Chain, n_draft: int, sampling: Sampling) -> frozenset[Role]:
     """The roles that take one row an image: nothing that they draw is guided, and graphs and backend bear it."""
-    scales = len(chain.manifest.schedule)
-    free = unguided(sampling.guidance(scales).tolist(), sampling.scales or scales, n_draft)
+    free = sampling.unguided(len(chain.manifest.schedule), n_draft)
     return frozenset(role for role in free if chain.manifest.one_row and chain.backend.takes_one_row(role))
 
 

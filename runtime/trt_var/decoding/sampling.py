@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from trt_var.bundle.manifest import Role
+from trt_var.bundle.passes import unguided
 from trt_var.decoding.numbers import LONGEST, is_scalar, lies_in, plain, shown
 from trt_var.errors import UsageError
 
@@ -89,6 +91,10 @@ class Sampling:
         strength = np.float32(self.cfg) * np.arange(scales, dtype=np.float32) / max(scales - 1, 1)
         strength[scales if self.guided_scales is None else self.guided_scales :] = 0
         return np.asarray(strength, np.float32)
+
+    def unguided(self, scales: int, n_draft: int) -> frozenset[Role]:
+        """The roles that draw without guidance alone, of K ``scales`` or as many as are drawn."""
+        return unguided(self.guidance(scales).tolist(), self.scales or scales, n_draft)
 
     def resolved(self, vocabulary: int, max_top_k: int, untruncated: bool = False) -> Sampling:
         """With numbers in place of what stands for them, for a bundle whose graphs keep ``max_top_k`` tokens at most.

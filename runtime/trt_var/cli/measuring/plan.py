@@ -78,16 +78,13 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _one_row(options: argparse.Namespace, manifest: Manifest, n_draft: int) -> frozenset[Role]:
     """The models that guide nothing."""
-    from trt_var.bundle.passes import unguided
     from trt_var.decoding.sampling import Sampling
 
     scales = len(manifest.schedule)
     cfg = Sampling.cfg if options.cfg is None else options.cfg
     sampling = Sampling(cfg, guided_scales=options.guided_scales, scales=options.scales)
     sampling.check(scales, max(manifest.max_top_k, sampling.top_k))
-    return (
-        unguided(sampling.guidance(scales).tolist(), options.scales or scales, n_draft) if manifest.one_row else frozenset()
-    )
+    return sampling.unguided(scales, n_draft) if manifest.one_row else frozenset()
 
 
 def _choose(options: argparse.Namespace, manifest: Manifest) -> None:
