@@ -24,8 +24,10 @@ from trt_var.backends.onnxruntime.cuda import OnnxRuntimeCuda
 from trt_var.backends.onnxruntime.runtime import create
 from trt_var.bundle.opening import Bundle
 from trt_var.bundle.passes import last_scales
+from trt_var.decoding.chain import Chain
 from trt_var.decoding.editing import region
-from trt_var.decoding.loop import Chain, DecodedScale, Request, decode, one_row, render, upload
+from trt_var.decoding.feeds import Request, one_row, upload
+from trt_var.decoding.loop import DecodedScale, decode, render
 from trt_var.decoding.sampling import preset, uniforms
 from trt_var_export.graphs.reference import TorchBackend
 

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from trt_var.backends.onnxruntime.cpu import OnnxRuntime
 from trt_var.bundle.manifest import Graph
 from trt_var.bundle.opening import Bundle
+from trt_var.decoding.chain import Chain
 from trt_var.decoding.editing import psnr
-from trt_var.decoding.loop import Chain, Request, decode, render, upload
+from trt_var.decoding.feeds import Request, upload
+from trt_var.decoding.loop import decode, render
 from trt_var.decoding.sampling import Sampling, uniforms
 from trt_var.pipeline import Pipeline
 from trt_var_calibration.observe import some_labels

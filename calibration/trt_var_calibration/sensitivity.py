@@ -15,8 +15,10 @@ from trt_var.backends.base import Graph
 from trt_var.backends.onnxruntime.cpu import OnnxGraph, OnnxRuntime
 from trt_var.bundle.manifest import Role
 from trt_var.bundle.opening import Bundle
+from trt_var.decoding.chain import Chain
 from trt_var.decoding.editing import psnr
-from trt_var.decoding.loop import Chain, Request, decode, render, upload
+from trt_var.decoding.feeds import Request, upload
+from trt_var.decoding.loop import decode, render
 from trt_var.decoding.sampling import Sampling, uniforms
 from trt_var.pipeline import Pipeline
 from trt_var_calibration.layers import GROUPS, load

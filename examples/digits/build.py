@@ -15,6 +15,7 @@ from trt_var_export.weights.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = Path(__file__).parent / "weights"
+NAMES = Path(__file__).parent / "classes.txt"
 PACKAGED = ROOT / "runtime" / "trt_var" / "bundle" / "digits"
 
 
@@ -27,7 +28,11 @@ def bundle(weights: Path, out: Path, n_draft: int | None = None) -> Path:
     """Build one bundle, the plain one or that of a fine-tuned pair."""
     suffix = "" if n_draft is None else f"-n{n_draft}"
     drafter, refiner = (str(weights / f"{role}{suffix}.safetensors") for role in ("drafter", "refiner"))
-    build(Recipe(drafter, refiner, str(weights / "vae.safetensors"), out, finetuned=n_draft, force=True))
+    build(
+        Recipe(
+            drafter, refiner, str(weights / "vae.safetensors"), out, finetuned=n_draft, class_names=str(NAMES), force=True
+        )
+    )
     accuracy = json.loads((weights / "training.json").read_text())["judge"]["accuracy"]
     add_judge(out, load_judge(weights), RealPictures(splits()[0].images, accuracy))
     return out

@@ -9,6 +9,8 @@ TrtVarError
 ├── ExportError         a graph that could not be traced, or that disagrees with the model
 ├── DataError           pictures that cannot be read or do not fit
 ├── TrainingError       a training run that cannot go on
+├── OverloadedError     more is asked for than can be drawn in time: ask again later
+├── DeadlineError       a result that would have come too late
 └── OutputError         a result that could not be written
 """
 
@@ -54,6 +56,26 @@ class DataError(TrtVarError):
 
 class TrainingError(TrtVarError):
     """A training run went wrong."""
+
+
+class OverloadedError(TrtVarError):
+    """A queue is full, or would make a request wait past its deadline.
+
+    Attributes:
+        retry_after: seconds after which it is worth asking again.
+        reason: ``full``, ``deadline``, ``draining`` or ``key``.
+    """
+
+    def __init__(self, message: str, retry_after: float = 1.0, reason: str = "full") -> None:
+        super().__init__(message, retry_after, reason)
+        self.retry_after, self.reason = retry_after, reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class DeadlineError(TrtVarError):
+    """A request was not done by its deadline."""
 
 
 class OutputError(TrtVarError):

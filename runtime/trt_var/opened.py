@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trt_var.backends import forks
 from trt_var.backends.base import Backend, described
 from trt_var.bundle.manifest import Manifest
 from trt_var.bundle.opening import Bundle
-from trt_var.decoding.loop import Chain
+from trt_var.decoding.chain import Chain
+from trt_var.decoding.editing import encode, region
 from trt_var.decoding.models import Models
+from trt_var.decoding.sampling import Sampling
+from trt_var.pictures.given import as_image, as_mask
+from trt_var.requests.checking import Kept, Labels, Run, Seeds, prepare
 from trt_var.requests.provenance import is_exact, promise
+
+if TYPE_CHECKING:
+    from trt_var.pictures.given import ImageLike
 
 Self = TypeVar("Self", bound="Opened")
 
@@ -74,3 +84,39 @@ class Opened:
         With ``smooth`` they are others, which hold the weights a second time if both are used.
         """
         return self._models.chain(n_draft, smooth)
+
+    def prepare(
+        self,
+        labels: Labels,
+        *,
+        seeds: Seeds = 0,
+        n_draft: int | None = None,
+        sampling: Sampling | str = "default",
+        batch_size: int = 8,
+        teacher: NDArray[np.integer] | None = None,
+    ) -> Run:
+        """Check a request and draw nothing: for programs that gather requests first. Arguments: see ``Pipeline.generate``.
+
+        Raises:
+            UsageError: a value out of range.
+        """
+        return prepare(self.manifest, self._names, labels, seeds, n_draft, sampling, batch_size, teacher)
+
+    def kept(self, image: ImageLike, mask: ImageLike) -> Kept:
+        """What inpainting keeps of an image. Arguments and errors: see ``Pipeline.inpaint``."""
+        side = self.manifest.image_side
+        pixels, size = as_image(image, side)
+        redrawn = as_mask(mask, size, side)
+        _, f_hats = self._encode(pixels[None])
+        return Kept(region(redrawn, f_hats[:, 0], self.manifest), redrawn, pixels)
+
+    def chain_of(self, run: Run) -> Chain:
+        """What a request needs: the refiner not at all where drawing ends before it would begin."""
+        scales = len(self.manifest.schedule)
+        early = run.n_draft >= run.scales(self.manifest)
+        return self.chain(scales if early else run.n_draft, run.sampling.more_smooth)
+
+    def _encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Tokens and f_hats of images; the last is repeated where the backend's batches are larger."""
+        fill = [min(i, len(images) - 1) for i in range(self._backend.padded(len(images)))]
+        return encode(self._backend, self._models.encoder(), self.manifest, images[fill])

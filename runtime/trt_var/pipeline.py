@@ -17,15 +17,15 @@ from trt_var.backends.base import Wishes
 from trt_var.backends.failures import starving
 from trt_var.bundle.memory import DECODER_BATCH, MAX_BATCH
 from trt_var.bundle.opening import Bundle
-from trt_var.decoding.editing import encode, psnr, region
-from trt_var.decoding.loop import Chain, render
+from trt_var.decoding.editing import psnr
+from trt_var.decoding.loop import render
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import UsageError
 from trt_var.opened import Opened
-from trt_var.pictures.given import as_image, as_images, as_mask
+from trt_var.pictures.given import as_images
 from trt_var.reopening import Origin, reduce
 from trt_var.requests.batches import draw_all, draw_scales, score_all
-from trt_var.requests.checking import Labels, Run, Seeds, check_batch_size, prepare, prepare_scoring
+from trt_var.requests.checking import Labels, Run, Seeds, check_batch_size, prepare_scoring
 from trt_var.requests.provenance import provenance_of
 from trt_var.requests.results import Generation, Preview, Reconstruction, Scores
 
@@ -137,7 +137,7 @@ class Pipeline(Opened):
             UsageError: a value out of range; nothing has been computed.
             BackendError: the engine failed.
         """
-        run = prepare(self.manifest, self._names, labels, seeds, n_draft, sampling, batch_size, teacher)
+        run = self.prepare(labels, seeds=seeds, n_draft=n_draft, sampling=sampling, batch_size=batch_size, teacher=teacher)
         return self._draw(run, batch_size, progress)
 
     def inpaint(
@@ -170,14 +170,10 @@ class Pipeline(Opened):
             DataError: a file that cannot be read.
             BackendError: the engine failed.
         """
-        run = prepare(self.manifest, self._names, labels, seeds, n_draft, sampling, batch_size)
-        side = self.manifest.image_side
-        pixels, size = as_image(image, side)
-        redrawn = as_mask(mask, size, side)
-        _, f_hats = self._encode(pixels[None])
-        run = replace(run, region=region(redrawn, f_hats[:, 0], self.manifest))
-        drawn = self._draw(run, batch_size, progress)
-        return drawn if raw else replace(drawn, images=np.where(redrawn[:, :, None], drawn.images, pixels))
+        run = self.prepare(labels, seeds=seeds, n_draft=n_draft, sampling=sampling, batch_size=batch_size)
+        kept = self.kept(image, mask)
+        drawn = self._draw(replace(run, region=kept.region), batch_size, progress)
+        return drawn if raw else replace(drawn, images=kept.over(drawn.images))
 
     @starving("reconstructing failed")
     def reconstruct(self, images: ImageLike | Sequence[ImageLike]) -> Reconstruction:
@@ -236,14 +232,9 @@ class Pipeline(Opened):
         nats = score_all(chain, run, np.stack(tokens, 1), 1 if self._alone else batch_size, progress)
         return Scores(np.array(run.labels, np.int64), nats, np.stack(tokens).astype(np.uint16))
 
-    def _encode(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Tokens and f_hats of images; the last is repeated where the backend's batches are larger."""
-        fill = [min(i, len(images) - 1) for i in range(self._backend.padded(len(images)))]
-        return encode(self._backend, self._models.encoder(), self.manifest, images[fill])
-
     def _draw(self, run: Run, batch_size: int, progress: Callable[[int], object] | None) -> Generation:
         batch_size = 1 if self._alone else check_batch_size(batch_size)
-        chain = self._chain(run)
+        chain = self.chain_of(run)
         images, tokens = draw_all(chain, run, batch_size, self._alone, progress)
         return Generation(images, tokens, *run.numbers, provenance_of(chain, run, batch_size, self._alone))
 
@@ -261,21 +252,15 @@ class Pipeline(Opened):
             UsageError: a value out of range, or more labels than one batch holds.
             BackendError: the engine failed.
         """
-        run = prepare(self.manifest, self._names, labels, seeds, n_draft, sampling, MAX_BATCH)
+        run = self.prepare(labels, seeds=seeds, n_draft=n_draft, sampling=sampling, batch_size=MAX_BATCH)
         if len(run.labels) > MAX_BATCH:
             raise UsageError(f"{len(run.labels)} labels; stream takes at most {MAX_BATCH}, one batch")
         return self._stream(run)
 
     def _stream(self, run: Run) -> Iterator[Preview]:
-        chain = self._chain(run)
+        chain = self.chain_of(run)
         provenance = provenance_of(chain, run, 1 if self._alone else len(run.labels), self._alone)
         scales, tokens = run.scales(chain.manifest), np.empty((len(run.labels), 0), np.uint16)
         for scale, images, drawn in draw_scales(chain, run, self._alone):
             tokens = np.concatenate([tokens, drawn], axis=1)
             yield Preview(scale.index, scales, scale.role, images, tokens, *run.numbers, provenance)
-
-    def _chain(self, run: Run) -> Chain:
-        """What a request needs: the refiner not at all where drawing ends before it would begin."""
-        scales = len(self.manifest.schedule)
-        early = run.n_draft >= run.scales(self.manifest)
-        return self.chain(scales if early else run.n_draft, run.sampling.more_smooth)

@@ -19,8 +19,9 @@ from trt_var import Pipeline, Sampling, UsageError
 from trt_var.backends.base import Backend
 from trt_var.backends.onnxruntime.cpu import OnnxRuntime
 from trt_var.bundle.opening import Bundle
+from trt_var.decoding.chain import Chain
 from trt_var.decoding.editing import psnr
-from trt_var.decoding.loop import Chain, render
+from trt_var.decoding.loop import render
 from trt_var.errors import DataError
 from trt_var_calibration import cache
 from trt_var_calibration.decoder import drawn_maps

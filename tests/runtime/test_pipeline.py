@@ -13,7 +13,8 @@ from helpers import assert_close, assert_tokens, random_weights
 from trt_var import Pipeline, Sampling, UsageError
 from trt_var.backends.openvino.runtime import OpenVino
 from trt_var.bundle.opening import Bundle
-from trt_var.decoding.loop import Request, decode, upload
+from trt_var.decoding.feeds import Request, upload
+from trt_var.decoding.loop import decode
 from trt_var.decoding.sampling import uniforms
 from trt_var_export.graphs.reference import TorchBackend
 

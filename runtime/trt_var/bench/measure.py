@@ -24,7 +24,8 @@ from trt_var.bundle.manifest import Manifest, Role
 from trt_var.bundle.memory import Memory, need
 from trt_var.bundle.passes import last_scales
 from trt_var.decoding.deferred import NAME as LOADER
-from trt_var.decoding.loop import Request, decode, draw, one_row, render, upload
+from trt_var.decoding.feeds import Request, one_row, upload
+from trt_var.decoding.loop import decode, draw, render
 from trt_var.decoding.sampling import TOP_K, Sampling, uniforms
 from trt_var.errors import BackendError, TrtVarError
 from trt_var.pipeline import Pipeline

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from trt_var.backends.base import Backend, Graph
 from trt_var.bundle.manifest import Manifest
-from trt_var.decoding.loop import Region
+from trt_var.decoding.feeds import Region
 from trt_var.errors import UsageError
 
 log = logging.getLogger(__name__)

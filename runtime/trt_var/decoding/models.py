@@ -13,8 +13,8 @@ from trt_var.backends.base import Backend, Graph
 from trt_var.bundle.manifest import Graph as Files
 from trt_var.bundle.manifest import Manifest, Role
 from trt_var.bundle.opening import Bundle
+from trt_var.decoding.chain import Chain, Transformer
 from trt_var.decoding.deferred import Deferred, Loaders
-from trt_var.decoding.loop import Chain, Transformer
 from trt_var.errors import UsageError
 
 log = logging.getLogger(__name__)

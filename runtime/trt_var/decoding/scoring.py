@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_var.decoding.loop import Chain, Request, decode, upload
+from trt_var.decoding.chain import Chain
+from trt_var.decoding.feeds import Request, upload
+from trt_var.decoding.loop import decode
 from trt_var.decoding.sampling import Sampling
 
 FORCED = Sampling(cfg=0.0, top_k=1)

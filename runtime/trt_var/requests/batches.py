@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from trt_var.backends.base import Backend
 from trt_var.backends.failures import starving
-from trt_var.decoding.loop import Chain, DecodedScale, decode, draw, one_row, render, upload
+from trt_var.decoding.chain import Chain
+from trt_var.decoding.feeds import one_row, upload
+from trt_var.decoding.loop import DecodedScale, decode, draw, render
 from trt_var.decoding.scoring import log_likelihoods
 from trt_var.errors import UsageError
 from trt_var.requests.checking import Run

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trt_var.bundle.manifest import Manifest, default_n_draft
 from trt_var.bundle.memory import MAX_BATCH
-from trt_var.decoding.loop import Region, Request
+from trt_var.decoding.feeds import Region, Request
 from trt_var.decoding.numbers import is_scalar, plain, shown, whole
 from trt_var.decoding.sampling import Sampling, gumbel, preset, uniforms
 from trt_var.decoding.scoring import FORCED
@@ -25,6 +25,25 @@ MAX_SMOOTH_BATCH = 16  # the noise of an image takes 4·V·L bytes, 11 MB for th
 INSTEAD_OF_NONE = {"labels": "or -1 for no class in particular", "seeds": "or -1 for random ones"}
 Labels = int | str | Sequence[int | str] | NDArray[np.integer]
 Seeds = int | Sequence[int] | NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What inpainting keeps of an image.
+
+    Attributes:
+        region: for the decoding.
+        redrawn: bool [H, W], True where the image is redrawn.
+        pixels: uint8 [H, W, 3], the image.
+    """
+
+    region: Region
+    redrawn: NDArray[np.bool_]
+    pixels: NDArray[np.uint8]
+
+    def over(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Drawn images [n, H, W, 3], with the kept one's pixels outside what is redrawn."""
+        return np.where(self.redrawn[:, :, None], images, self.pixels)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import msgspec
 from trt_var.backends.base import arithmetic
 from trt_var.bundle import manifest as manifests
 from trt_var.bundle.manifest import Manifest
-from trt_var.decoding.loop import Chain
+from trt_var.decoding.chain import Chain
 from trt_var.decoding.sampling import Sampling
 from trt_var.errors import UsageError
 from trt_var.requests.checking import Run

@@ -209,7 +209,8 @@ def test_arrays_that_find_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         raise MemoryError("Unable to allocate 8.25 MiB")
 
     with Pipeline.load("digits", "onnxruntime") as pipeline:
-        monkeypatch.setattr("trt_var.decoding.loop.arrays", starve)
+        for place in ("loop", "feeds"):
+            monkeypatch.setattr(f"trt_var.decoding.{place}.arrays", starve)
         with pytest.raises(BackendError, match="drawing failed: out of memory .*smaller batch_size"):
             pipeline.generate(1)
         with pytest.raises(BackendError, match="drawing failed: out of memory .*smaller batch_size"):

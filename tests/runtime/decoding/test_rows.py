@@ -13,7 +13,7 @@ from helpers import assert_close, assert_tokens
 from trt_var import Pipeline, Sampling, UsageError
 from trt_var.bundle.memory import need
 from trt_var.bundle.passes import last_scales, unguided
-from trt_var.decoding.loop import Request, arrays, one_row
+from trt_var.decoding.feeds import Request, arrays, one_row
 from trt_var.decoding.sampling import preset, uniforms
 
 
@@ -105,7 +105,8 @@ def test_nothing_cut_off_draws_from_all_codes(pipeline: Pipeline) -> None:
 
 
 def _logits(pipeline: Pipeline, tokens: np.ndarray, sampling: Sampling) -> np.ndarray:
-    from trt_var.decoding.loop import decode, upload
+    from trt_var.decoding.feeds import upload
+    from trt_var.decoding.loop import decode
 
     chain = pipeline._models.chain(4, logits=True)
     request = Request((1, 5, 9), uniforms(SEEDS, 30), 4, sampling, tokens.T.astype(np.int64))

@@ -17,7 +17,7 @@ from trt_var.backends.tensorrt.record import Batch, Guidance, read_record
 from trt_var.backends.tensorrt.simulated.device import SimulatedDevice
 from trt_var.bundle.memory import need
 from trt_var.bundle.opening import PACKAGED
-from trt_var.decoding.loop import one_row
+from trt_var.decoding.feeds import one_row
 from trt_var_export.engines import EngineRecipe, build_engines
 
 golden = np.load(GOLDEN / "tiny.npz")

@@ -1,0 +1,140 @@
+"""The planner between threads: callers put requests in, workers take batches out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from enum import Enum
+
+from trt_var.errors import BackendError, DeadlineError, OverloadedError
+from trt_var.serving.batching.planning import Batch, Planner
+from trt_var.serving.batching.tickets import Served, Ticket
+from trt_var.serving.batching.watching import Watcher
+
+log = logging.getLogger(__name__)
+
+
+class State(Enum):
+    """Of a batcher."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+class Dispatch:
+    """A planner with a lock, and the state that goes with it."""
+
+    def __init__(self, planner: Planner, watcher: Watcher, failures: int) -> None:
+        self._planner, self._watcher, self._most_failures = planner, watcher, failures
+        self.clock = time.monotonic
+        self._changed = threading.Condition()
+        self._failures = 0
+        self.state, self.trouble = State.READY, ""
+
+    def admit(self, ticket: Ticket) -> None:
+        """Take a request in.
+
+        Raises:
+            OverloadedError: no room, or no time; or closing.
+            BackendError: the engine has failed too often.
+        """
+        with self._changed:
+            self._check_open()
+            try:
+                self._planner.admit(ticket, self.clock())
+            except OverloadedError as error:
+                self._watcher.rejected(error.reason, ticket.images)
+                raise
+            self._watcher.admitted(ticket.images)
+            self._changed.notify()
+        ticket.future.add_done_callback(lambda future: self._cancelled(ticket, future))
+
+    def take(self) -> Batch | None:
+        """The next batch; waits for one. None when there will be none any more."""
+        while self.state is not State.FAILED:
+            with self._changed:
+                batch, late = self._planner.take(self.clock()), self._planner.pop_late()
+                if batch is None and not late:
+                    if self.state is State.DRAINING:
+                        return None
+                    self._changed.wait()
+            for ticket in late:  # outside the lock: callers may have hung anything on their futures
+                self._watcher.late(ticket.images)
+                ticket.fail(DeadlineError("not begun in time, and too late to be; ask with a longer timeout"))
+            if batch is not None:
+                return batch
+        return None
+
+    def finished(self, batch: Batch, *, whole: bool) -> None:
+        """A batch is done with."""
+        with self._changed:
+            self._planner.finished(batch, self.clock(), whole=whole)
+            self._changed.notify_all()
+
+    def sound(self) -> None:
+        """The engine works."""
+        self._failures = 0
+
+    def failed(self, reason: str) -> None:
+        """A whole batch failed, each image alone, too."""
+        self._failures += 1
+        if self._failures >= self._most_failures:
+            self.break_down(f"the engine failed {self._failures} times one after the other, last: {reason}", None)
+
+    def halve(self) -> None:
+        """Take smaller batches from now on: there was too little memory."""
+        with self._changed:
+            self._planner.size = max(1, self._planner.size // 2)
+            log.warning("batches of at most %d from now on", self._planner.size)
+
+    def break_down(self, reason: str, batch: Batch | None) -> None:
+        """Nothing more will be drawn: all who wait are told."""
+        with self._changed:
+            self.state, self.trouble = State.FAILED, reason
+            log.error("%s", reason)
+            tickets = self._planner.clear() + [row.ticket for row in (batch.rows if batch else ())]
+            self._changed.notify_all()
+        for ticket in tickets:
+            ticket.fail(BackendError(reason))
+
+    def drain(self) -> None:
+        """Take nothing more in; what was is drawn."""
+        with self._changed:
+            if self.state is State.READY:
+                self.state = State.DRAINING
+            self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """Give up what waits."""
+        with self._changed:
+            tickets = self._planner.clear()
+        for ticket in tickets:
+            ticket.fail(BackendError("given up: the service ends"))
+
+    def forget(self, ticket: Ticket) -> None:
+        """Draw no more of a request that has failed."""
+        with self._changed:
+            self._planner.discard(ticket)
+
+    def look(self) -> Planner:
+        """The planner, to read numbers of."""
+        return self._planner
+
+    def _check_open(self) -> None:
+        if self.state is State.FAILED:
+            raise BackendError(self.trouble)
+        if self.state is State.DRAINING:
+            self._watcher.rejected("draining", 0)
+            raise OverloadedError("closing: no more requests are taken", 1.0, "draining")
+
+    def _cancelled(self, ticket: Ticket, future: Future[Served]) -> None:
+        if not future.cancelled():
+            return
+        with self._changed:
+            waited = self._planner.discard(ticket)
+            if waited:
+                self._watcher.cancelled("queued", ticket.images - ticket.taken)

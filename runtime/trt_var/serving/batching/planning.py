@@ -1,0 +1,166 @@
+"""What is drawn next: the queue, its bounds and the N of what is taken from it. Pure: the time is always given."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from trt_var.bundle.manifest import Manifest
+from trt_var.errors import OverloadedError
+from trt_var.requests.joining import Kind
+from trt_var.serving.batching.policy import Level, Policy
+from trt_var.serving.batching.tickets import Row, Ticket
+from trt_var.serving.batching.times import Times
+
+WINDOW = 2.0  # seconds over which arrivals are counted
+FADE = 0.3  # the share of a new batch in what is known of how full batches get
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images to be drawn together."""
+
+    rows: tuple[Row, ...]
+    n_draft: int
+    began: float
+
+
+class Planner:
+    """Tickets in the order in which they came. Not safe for threads: its owner locks.
+
+    Attributes:
+        waiting: images in the queue.
+    """
+
+    def __init__(self, manifest: Manifest, policy: Policy, times: Times, size: int, most: int, devices: int = 1) -> None:
+        self._manifest, self._policy, self._times = manifest, policy, times
+        self.size, self._most, self._devices = size, most, devices
+        self._queue: deque[Ticket] = deque()
+        self._running: set[Batch] = set()
+        self._arrivals: deque[tuple[float, int]] = deque()
+        self._late: list[Ticket] = []
+        self._level = Level()
+        self._fill = float(size)
+        self.waiting = 0
+
+    @property
+    def running(self) -> int:
+        """Images that are being drawn."""
+        return sum(len(batch.rows) for batch in self._running)
+
+    @property
+    def n_draft(self) -> int:
+        """N of what is taken next, where a request leaves it open."""
+        return self._policy.n_draft(self._level)
+
+    def admit(self, ticket: Ticket, now: float) -> None:
+        """Take a ticket into the queue.
+
+        Raises:
+            OverloadedError: no room, or it would wait past its deadline.
+        """
+        ticket.arrived = now
+        self._arrivals.append((now, ticket.images))
+        self._look(now)
+        whole = self.seconds(self._choice(ticket), now, ticket.images)
+        if self.waiting + ticket.images > self._most:
+            raise OverloadedError(
+                f"{self.waiting} images wait and {self._most} may; {ticket.images} more find no room: ask again later", whole
+            )
+        if now + whole > ticket.deadline:
+            wait = f"an answer would take about {whole:.2g} s, and the request gives up after {ticket.deadline - now:.2g} s"
+            again = max(now + whole - ticket.deadline, 1.0)
+            raise OverloadedError(f"{wait}: ask again later, or with a longer timeout", again, "deadline")
+        self._queue.append(ticket)
+        self.waiting += ticket.images
+
+    def take(self, now: float) -> Batch | None:
+        """The next batch: the oldest image and those of its kind that came next; None if none waits."""
+        self._drop_late(now)
+        self._look(now)
+        if not self._queue:
+            return None
+        kind: Kind | None = None
+        rows: list[Row] = []
+        crowded = self.waiting >= self.size
+        for ticket in list(self._queue):
+            n_draft = self._choice(ticket)
+            own = ticket.kind(n_draft, self._manifest)
+            kind = kind or own
+            if own != kind:
+                continue
+            rows += ticket.take(min(self.size - len(rows), ticket.images - ticket.taken), n_draft, now)
+            if ticket.taken == ticket.images:
+                self._queue.remove(ticket)
+            if len(rows) == self.size:
+                break
+        self.waiting -= len(rows)
+        if crowded:
+            self._fill += FADE * (len(rows) - self._fill)
+        rows.sort(key=lambda row: not row.ticket.previews)  # those that are shown meanwhile lie together, in front
+        batch = Batch(tuple(rows), rows[0].run.n_draft, now)
+        self._running.add(batch)
+        return batch
+
+    def finished(self, batch: Batch, now: float, *, whole: bool = True) -> None:
+        """A batch is done; its time counts if it was drawn to its end."""
+        self._running.discard(batch)
+        if whole:
+            self._times.add(batch.n_draft, len(batch.rows), now - batch.began)
+
+    def discard(self, ticket: Ticket) -> bool:
+        """Forget a ticket; whether it was still waiting, in part at least."""
+        if ticket not in self._queue:
+            return False
+        self._queue.remove(ticket)
+        self.waiting -= ticket.images - ticket.taken
+        return True
+
+    def clear(self) -> list[Ticket]:
+        """Empty the queue."""
+        found = list(self._queue)
+        self._queue.clear()
+        self.waiting = 0
+        return found
+
+    def seconds(self, n_draft: int, now: float, images: int = 1) -> float:
+        """Expected from now to the answer of a request that comes now, if all is drawn with N."""
+        size = max(1, min(self.size, round(self._fill)))
+        left = [max(0.0, one.began + self._times.seconds(one.n_draft, len(one.rows)) - now) for one in self._running]
+        begin = min(left) if len(left) == self._devices else 0.0
+        before, last = divmod(self.waiting + images - 1, size)
+        return begin + (before * self._times.seconds(n_draft, size)) / self._devices + self._times.seconds(n_draft, last + 1)
+
+    def rate(self, n_draft: int) -> float:
+        """Images a second that can be drawn."""
+        seconds = self._times.seconds(n_draft, self.size)
+        return self._devices * self.size / seconds if seconds else math.inf
+
+    def _look(self, now: float) -> None:
+        """Let the policy see the queue."""
+        while self._arrivals and self._arrivals[0][0] < now - WINDOW:
+            self._arrivals.popleft()
+        arrivals = sum(images for _, images in self._arrivals) / WINDOW
+        self._level = self._policy.step(self._level, lambda n: self.seconds(n, now), self.rate, arrivals, now)
+
+    def _choice(self, ticket: Ticket) -> int:
+        """N of a ticket: what it was begun with, or the largest that it bears and the load does."""
+        if ticket.started is not None:
+            return ticket.run.n_draft
+        if len(self._policy.levels) == 1:
+            return ticket.allowed[0]
+        return next((n for n in ticket.allowed if n <= self.n_draft), ticket.allowed[-1])
+
+    def _drop_late(self, now: float) -> None:
+        """Put aside those that would be late, before work is lost on them."""
+        least = {n: self._times.seconds(n, 1) for n in {self._choice(ticket) for ticket in self._queue}}
+        for ticket in list(self._queue):
+            if now + least[self._choice(ticket)] > ticket.deadline:
+                self.discard(ticket)
+                self._late.append(ticket)
+
+    def pop_late(self) -> list[Ticket]:
+        """Those that were dropped because they would be late; they want to be told."""
+        late, self._late = self._late, []
+        return late

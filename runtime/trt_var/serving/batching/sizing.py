@@ -1,0 +1,76 @@
+"""Which batch pays on this machine: measured, never assumed. On a CPU a large pair draws one as fast as several."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from trt_var.bundle.memory import MAX_BATCH
+from trt_var.errors import BackendError
+from trt_var.pipeline import Pipeline
+from trt_var.serving.batching.settings import Batching
+from trt_var.serving.batching.times import Times
+
+log = logging.getLogger(__name__)
+GAIN = 1.05  # images a second that a larger batch must bring
+PATIENCE = 2  # sizes in a row that may bring less, since other work on the machine disturbs
+ENOUGH = 0.95  # share of the best rate at which the smaller batch is taken
+REPEATS, SHORT = 5, 0.25  # batches below so many seconds are measured several times, the best counts
+
+
+def measure(pipeline: Pipeline, settings: Batching, times: Times) -> int:
+    """Draw batches of rising size until that no longer pays; the size to serve with. All N that load may choose get times.
+
+    Raises:
+        BundleError, BackendError: what the pipeline raises where a single image cannot be drawn.
+    """
+    levels = settings.levels(pipeline.manifest)
+    if settings.batch is not None or pipeline.batch_invariant:
+        size = 1 if pipeline.batch_invariant else settings.batch or 1
+    else:
+        size = _best(lambda size: _seconds(pipeline, levels[0], size, times), settings.longest_batch)
+    for n_draft in levels:
+        for batch in sorted({1, size}):
+            if batch not in times.measured().get(n_draft, {}):
+                _seconds(pipeline, n_draft, batch, times)
+    seconds = times.seconds(levels[0], size)
+    log.info("batches of %d: %.3f s, %.1f images a second (N = %d)", size, seconds, size / seconds, levels[0])
+    return size
+
+
+def _best(seconds: Callable[[int], float], longest: float) -> int:
+    """The smallest size whose rate is as good as the best, of those tried until two in a row brought nothing."""
+    rates: dict[int, float] = {}
+    size, best, idle = 1, 0.0, 0
+    while size <= MAX_BATCH and idle < PATIENCE:
+        try:
+            taken = seconds(size)
+        except BackendError as error:
+            if size == 1:
+                raise
+            log.info("no batches of %d: %s", size, error)
+            break
+        if size > 1 and taken > longest:
+            break
+        rates[size] = size / taken
+        idle = 0 if rates[size] > GAIN * best else idle + 1
+        best, size = max(best, rates[size]), 2 * size
+    return next(size for size, rate in rates.items() if rate >= ENOUGH * best)
+
+
+def _seconds(pipeline: Pipeline, n_draft: int, size: int, times: Times) -> float:
+    """The shortest of a few batches, after one or more that prepare for them."""
+    taken = _run(pipeline, n_draft, size)
+    for _ in range(pipeline.chain(n_draft).backend.settled):
+        _run(pipeline, n_draft, size)
+    taken = min(_run(pipeline, n_draft, size) for _ in range(REPEATS if taken < SHORT else 1))
+    times.add(n_draft, size, taken)
+    return taken
+
+
+def _run(pipeline: Pipeline, n_draft: int, size: int) -> float:
+    started = time.perf_counter()
+    labels: Sequence[int] = [i % pipeline.manifest.classes for i in range(size)]
+    pipeline.generate(labels, n_draft=n_draft, batch_size=size)
+    return time.perf_counter() - started
