@@ -25,7 +25,7 @@ def resolve(labels: Sequence[int | str], names: Sequence[str], classes: int) -> 
     index: dict[str, list[int]] = {}
     for number, line in enumerate(names):
         for name in line.split(","):
-            index.setdefault(_fold(name), []).append(number)
+            index.setdefault(folded(name), []).append(number)
     return [_resolve(label, index, names, classes) for label in labels]
 
 
@@ -37,7 +37,7 @@ def _resolve(label: int | str, index: dict[str, list[int]], names: Sequence[str]
         return _number(int(text), classes)
     if len(text) > LONGEST:
         raise UsageError(f"label {text[:20]!r}… has {len(text)} characters; give a class number or name")
-    found = index.get(_fold(text), [])
+    found = index.get(folded(text), [])
     if len(found) == 1:
         return found[0]
     if found:
@@ -48,7 +48,7 @@ def _resolve(label: int | str, index: dict[str, list[int]], names: Sequence[str]
             f"label {text!r} is not a class of this bundle, which has no names for its classes; give a number "
             f"from 0 to {classes - 1}, or build the bundle with --class-names"
         )
-    close = difflib.get_close_matches(_fold(text), index, n=3)
+    close = difflib.get_close_matches(folded(text), index, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"give a number from 0 to {classes - 1}"
     raise UsageError(f"label {text!r} is not a class of this bundle; {hint}")
 
@@ -64,5 +64,6 @@ def _number(number: int, classes: int) -> int:
     )
 
 
-def _fold(name: str) -> str:
+def folded(name: str) -> str:
+    """A name as it is compared: case, hyphens and underscores do not count."""
     return " ".join(name.replace("_", " ").replace("-", " ").casefold().split())

@@ -31,10 +31,12 @@ class Planner:
 
     Attributes:
         waiting: images in the queue.
+        times: measured ones, of batches.
+        size: images drawn together at most.
     """
 
     def __init__(self, manifest: Manifest, policy: Policy, times: Times, size: int, most: int, devices: int = 1) -> None:
-        self._manifest, self._policy, self._times = manifest, policy, times
+        self._manifest, self._policy, self.times = manifest, policy, times
         self.size, self._most, self._devices = size, most, devices
         self._queue: deque[Ticket] = deque()
         self._running: set[Batch] = set()
@@ -107,7 +109,7 @@ class Planner:
         """A batch is done; its time counts if it was drawn to its end."""
         self._running.discard(batch)
         if whole:
-            self._times.add(batch.n_draft, len(batch.rows), now - batch.began)
+            self.times.add(batch.n_draft, len(batch.rows), now - batch.began)
 
     def discard(self, ticket: Ticket) -> bool:
         """Forget a ticket; whether it was still waiting, in part at least."""
@@ -127,14 +129,14 @@ class Planner:
     def seconds(self, n_draft: int, now: float, images: int = 1) -> float:
         """Expected from now to the answer of a request that comes now, if all is drawn with N."""
         size = max(1, min(self.size, round(self._fill)))
-        left = [max(0.0, one.began + self._times.seconds(one.n_draft, len(one.rows)) - now) for one in self._running]
+        left = [max(0.0, one.began + self.times.seconds(one.n_draft, len(one.rows)) - now) for one in self._running]
         begin = min(left) if len(left) == self._devices else 0.0
         before, last = divmod(self.waiting + images - 1, size)
-        return begin + (before * self._times.seconds(n_draft, size)) / self._devices + self._times.seconds(n_draft, last + 1)
+        return begin + (before * self.times.seconds(n_draft, size)) / self._devices + self.times.seconds(n_draft, last + 1)
 
     def rate(self, n_draft: int) -> float:
         """Images a second that can be drawn."""
-        seconds = self._times.seconds(n_draft, self.size)
+        seconds = self.times.seconds(n_draft, self.size)
         return self._devices * self.size / seconds if seconds else math.inf
 
     def _look(self, now: float) -> None:
@@ -154,7 +156,7 @@ class Planner:
 
     def _drop_late(self, now: float) -> None:
         """Put aside those that would be late, before work is lost on them."""
-        least = {n: self._times.seconds(n, 1) for n in {self._choice(ticket) for ticket in self._queue}}
+        least = {n: self.times.seconds(n, 1) for n in {self._choice(ticket) for ticket in self._queue}}
         for ticket in list(self._queue):
             if now + least[self._choice(ticket)] > ticket.deadline:
                 self.discard(ticket)

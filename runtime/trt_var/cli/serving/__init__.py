@@ -1,0 +1,1 @@
+"""Commands that serve, and that measure what is served."""

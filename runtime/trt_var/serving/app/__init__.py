@@ -1,0 +1,1 @@
+"""The HTTP service: routes, errors and bounds; engines are behind ``serving.engine``."""

@@ -1,0 +1,1 @@
+"""What every request passes: identity, keys, limits, logs and metrics."""

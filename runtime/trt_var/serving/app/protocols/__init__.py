@@ -1,0 +1,1 @@
+"""What clients speak: OpenAI's images and the Open Inference Protocol."""

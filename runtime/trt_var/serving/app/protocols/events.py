@@ -1,0 +1,106 @@
+"""An image as a stream of server-sent events: what is known after some scales, then the whole."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+
+from trt_var.errors import TrtVarError
+from trt_var.requests.results import Preview
+from trt_var.serving.app.faults import refusal
+from trt_var.serving.app.keys import Limit
+from trt_var.serving.app.protocols import asking
+from trt_var.serving.app.protocols.pictures import encoded
+from trt_var.serving.app.protocols.wanted import Wanted
+from trt_var.serving.app.service import Service, answered
+from trt_var.serving.batching.tickets import Served
+
+Event = Preview | Served
+BEAT = b": waiting\n\n"
+
+
+class Stream:
+    """One request's events. Begun, it has its place in the queue."""
+
+    def __init__(self, service: Service, wanted: Wanted, limit: Limit | None, request: Request) -> None:
+        self._service, self._wanted, self._request = service, wanted, request
+        self._held = ExitStack()
+        if limit is not None:
+            self._held.enter_context(limit.held(1))
+        self._source = service.engine.stream(wanted.ask)
+        self._next: asyncio.Task[Event] | None = None
+        self._shown = 0
+
+    async def begin(self) -> None:
+        """Wait a moment for the queue to refuse.
+
+        Raises:
+            TrtVarError: refused.
+        """
+        self._next = asyncio.ensure_future(self._source.__anext__())
+        try:
+            await asyncio.wait({self._next}, timeout=SOON)
+            if self._next.done():
+                self._next.result()
+        except BaseException:
+            self._held.close()
+            raise
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """The bytes of each, with signs of life while nothing happens."""
+        try:
+            while True:
+                task = self._next or asyncio.ensure_future(self._source.__anext__())
+                self._next = task
+                done, _ = await asyncio.wait({task}, timeout=self._service.settings.heartbeat)
+                if not done:
+                    yield BEAT
+                    continue
+                self._next = None
+                event = task.result()
+                yield await self._bytes(event)
+                if isinstance(event, Served):
+                    return
+        except TrtVarError as error:
+            yield _event("error", {"error": refusal(error).body})
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait({self._next})
+        self._held.close()
+        await self._source.aclose()  # type: ignore[attr-defined]
+
+    async def _bytes(self, event: Event) -> bytes:
+        wanted, served = self._wanted, self._service.served()
+        file = (await encoded([event.images[0]], wanted.form, wanted.quality))[0]
+        label, seed = int(event.labels[0]), int(event.seeds[0])
+        size = f"{served.side}x{served.side}"
+        shared = {"b64_json": file, "created_at": wanted.created, "size": size, "quality": "auto", "background": "opaque"}
+        shared |= {"output_format": wanted.form, "seed": seed, "label": label}
+        if isinstance(event, Served):
+            answered(self._request, event)
+            told = {"revised_prompt": asking.title(label, served), **self._service.told(event)}
+            return _event(f"{wanted.kind}.completed", {**shared, **told})
+        if not self._shown:
+            self._service.metrics.first.observe(time.monotonic() - self._request.state.began)
+        made = event.provenance
+        place = {"partial_image_index": self._shown, "scale": event.scale, "scales": event.scales, "role": event.role}
+        self._shown += 1
+        return _event(f"{wanted.kind}.partial_image", {**shared, **place, "n_draft": made.n_draft if made else None})
+
+
+SOON = 0.002  # seconds: a refusal comes at once, a first preview later
+
+
+def _event(name: str, data: dict[str, Any]) -> bytes:
+    body = data if name == "error" else {"type": name, **data}
+    return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(body) + b"\n\n"

@@ -1,0 +1,156 @@
+"""OpenAI's Images: generations and edits, whole or as a stream of server-sent events."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import msgspec
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from trt_var.serving.app.faults import Refusal
+from trt_var.serving.app.protocols import asking
+from trt_var.serving.app.protocols.events import Stream
+from trt_var.serving.app.protocols.pictures import FORMATS, encoded
+from trt_var.serving.app.protocols.wanted import Wanted
+from trt_var.serving.app.protocols.wire import Generate, convert, parse
+from trt_var.serving.app.service import Service, answered, gone
+from trt_var.serving.batching.tickets import Served
+from trt_var.serving.engine import Ask, Description, Edit
+
+JSON = "application/json"
+FILES = ("image", "mask")
+MULTIPART = {"max_files": 2, "max_fields": 40, "max_part_size": 64 << 10}
+NUMBERS = ("temperature", "n_draft")  # fields of a form that may be JSON
+ENOUGH = {"quality": ("auto", "standard"), "background": ("auto", "opaque"), "response_format": ("b64_json",)}
+
+
+async def generations(request: Request) -> Response:
+    """``POST /v1/images/generations``."""
+    service: Service = request.app.state.service
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != JSON:
+        raise Refusal(415, f"the request is no {JSON}", code="unsupported_media_type")
+    given = parse(await request.body(), Generate)
+    return await _answer(request, given, _wanted(request, service, given, "image_generation", None))
+
+
+async def edits(request: Request) -> Response:
+    """``POST /v1/images/edits``."""
+    service: Service = request.app.state.service
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise Refusal(415, "the request is no multipart/form-data", code="unsupported_media_type")
+    async with request.form(**MULTIPART) as form:
+        files: dict[str, bytes] = {}
+        fields: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            short = name.removesuffix("[]")
+            if short in files or short in fields:
+                raise Refusal(400, f"{short[:80]!r} is there twice; one image is edited at a time", param=short[:80])
+            if isinstance(value, UploadFile):
+                files[short] = await value.read()
+            else:
+                fields[short] = _structured(short, value)
+    missing = [name for name in FILES if name not in files]
+    if missing or len(files) > len(FILES):
+        told = missing[0] if missing else next(name for name in files if name not in FILES)
+        raise Refusal(400, f"{told[:80]!r}: expected the files image and mask", param=told[:80], code="invalid_value")
+    given = convert(fields, Generate, strict=False)
+    edit = Edit(files["image"], files["mask"])
+    return await _answer(request, given, _wanted(request, service, given, "image_edit", edit))
+
+
+def _structured(name: str, text: str) -> Any:
+    """A field of a form: numbers and objects are JSON, all else is text."""
+    if name in NUMBERS and text[:1] in "{[":
+        try:
+            return msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Refusal(400, f"{name} is no JSON: {error}", param=name, code="invalid_value") from error
+    return text
+
+
+def _wanted(request: Request, service: Service, given: Generate, kind: str, edit: Edit | None) -> Wanted:
+    served, settings = service.served(), service.settings
+    _check(given, served, settings.model)
+    images = 1 if given.n is None else given.n
+    if not 1 <= images <= settings.images:
+        raise Refusal(400, f"n is {images}; expected 1 to {settings.images}", param="n", code="invalid_value")
+    previews: frozenset[int] = frozenset()
+    if given.stream:
+        if images > 1:
+            raise Refusal(400, f"n is {images}; a stream is of one image", param="n", code="invalid_value")
+        previews = _spread(given.partial_images or 0, given.scales or len(served.schedule))
+    elif given.partial_images:
+        raise Refusal(400, "partial_images belong to a stream", param="partial_images", code="invalid_value")
+    ask = Ask(
+        labels=(given.prompt,) * images,
+        seeds=asking.seeds(given.seed, images),
+        n_draft=asking.n_draft(given),
+        sampling=asking.sampling(given, served),
+        timeout=asking.timeout(request.headers.get("x-request-timeout")),
+        previews=previews,
+        edit=edit,
+    )
+    return Wanted(ask, given.output_format or "png", given.output_compression, kind, int(time.time()))
+
+
+def _check(given: Generate, served: Description, model: str) -> None:
+    """Refuse what would be ignored in silence."""
+    if given.model not in (None, model):
+        raise Refusal(
+            404, f"there is no model {given.model!r} here; this is {model!r}", param="model", code="model_not_found"
+        )
+    native = f"{served.side}x{served.side}"
+    if given.size not in (None, "auto", native):
+        raise Refusal(400, f"size is {given.size!r}; this model draws {native}", param="size", code="invalid_value")
+    for name, taken in ENOUGH.items():
+        if getattr(given, name) not in (None, *taken):
+            hint = "; for better pictures in more time, raise n_draft" if name == "quality" else ""
+            expected = f"{name} is {getattr(given, name)!r}; expected {' or '.join(taken)}{hint}"
+            raise Refusal(400, expected, param=name, code="invalid_value")
+    if given.output_format not in (None, *FORMATS):
+        expected = f"output_format is {given.output_format!r}; expected {', '.join(FORMATS)}"
+        raise Refusal(400, expected, param="output_format", code="invalid_value")
+    if given.output_compression not in (None, QUALITY_OF_PNG) and given.output_format in (None, "png"):
+        raise Refusal(400, "output_compression is for jpeg and webp", param="output_compression", code="invalid_value")
+
+
+QUALITY_OF_PNG = 100  # which is what OpenAI's documents call its default
+
+
+def _spread(count: int, scales: int) -> frozenset[int]:
+    """So many of the scales before the last, evenly."""
+    if not 0 <= count < scales:
+        told = f"partial_images is {count}; expected 0 to {scales - 1}"
+        raise Refusal(400, told, param="partial_images", code="invalid_value")
+    return frozenset(round((i + 1) * scales / (count + 1)) - 1 for i in range(count))
+
+
+async def _answer(request: Request, given: Generate, wanted: Wanted) -> Response:
+    service: Service = request.app.state.service
+    limit = service.limit(request)
+    if given.stream:
+        stream = Stream(service, wanted, limit, request)
+        await stream.begin()  # what is refused before the first event is an answer with a status of its own
+        return StreamingResponse(stream.events(), media_type="text/event-stream", headers=HEADERS)
+    with limit.held(len(wanted.ask.labels)) if limit else nullcontext():
+        served = await gone(request, service.engine.generate(wanted.ask))
+    files = await encoded(list(served.images), wanted.form, wanted.quality)
+    answered(request, served)
+    return Response(msgspec.json.encode(_body(service, wanted, served, files)), media_type=JSON)
+
+
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+def _body(service: Service, wanted: Wanted, served: Served, files: list[str]) -> dict[str, Any]:
+    described = service.served()
+    data = [
+        {"b64_json": file, "revised_prompt": asking.title(label, described), "seed": seed, "label": label}
+        for file, label, seed in zip(files, served.labels.tolist(), served.seeds.tolist(), strict=True)
+    ]
+    made = {"created": wanted.created, "data": data, "background": "opaque", "output_format": wanted.form}
+    return {**made, "size": f"{described.side}x{described.side}", **service.told(served)}

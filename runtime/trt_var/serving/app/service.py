@@ -1,0 +1,111 @@
+"""What all routes share: the engine, the settings, and whose request it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from trt_var.serving.app.faults import Refusal
+from trt_var.serving.app.guarding.metrics import Metrics
+from trt_var.serving.app.keys import Limit
+from trt_var.serving.app.settings import Settings
+from trt_var.serving.batching.dispatch import State
+from trt_var.serving.batching.tickets import Served
+from trt_var.serving.engine import Description, Engine
+
+Result = TypeVar("Result")
+CLIENT_GONE = 499  # as nginx counts them; nobody reads the answer
+
+
+@dataclass
+class Service:
+    """One app's.
+
+    Attributes:
+        started: seconds of the epoch at which it began to serve.
+    """
+
+    engine: Engine
+    settings: Settings
+    metrics: Metrics
+    started: int = 0
+    description: Description | None = None
+
+    def served(self) -> Description:
+        """What is served.
+
+        Raises:
+            Refusal: not yet, or no more.
+        """
+        if self.description is None:
+            raise Refusal(503, "not ready yet: models are loaded", code="starting", headers={"Retry-After": "5"})
+        return self.description
+
+    def state(self) -> State:
+        """Whether it serves."""
+        return self.engine.state()
+
+    def limit(self, request: Request) -> Limit | None:
+        """Of the key that a request came with."""
+        keys, name = self.settings.keys, request.state.key
+        return keys.limit(name) if keys and name else None
+
+    def told(self, served: Served) -> dict[str, Any]:
+        """What every answer says of how it was drawn."""
+        described = self.served()
+        length = sum(side**2 for side in described.schedule)
+        tokens = served.tokens.size if served.tokens.size else length
+        return {
+            "usage": {
+                "input_tokens": 0,
+                "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+                "output_tokens": int(tokens),
+                "total_tokens": int(tokens),
+            },
+            "model": self.settings.model,
+            "n_draft": served.n_draft,
+            "backend": described.backend,
+            "reproducible": described.reproducible,
+            "timing": {"queue_s": round(served.queue_seconds, 6), "draw_s": round(served.draw_seconds, 6)},
+        }
+
+
+def answered(request: Request, served: Served) -> None:
+    """Note for the log what a request got."""
+    batch = served.provenance.batch_size if served.provenance else 0
+    request.state.told = {
+        "images": len(served.images),
+        "n_draft": served.n_draft,
+        "queue_s": round(served.queue_seconds, 6),
+        "engine_s": round(served.draw_seconds, 6),
+        "batch": batch,
+    }
+
+
+async def gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of a work, which ends when the client goes.
+
+    Raises:
+        Refusal: it has gone.
+    """
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise Refusal(CLIENT_GONE, "the client has gone", code="client_gone")
+    finally:
+        leaving.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,241 @@
+"""The seam between the service and what draws: this machine's batcher here, other machines elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from trt_var.decoding.sampling import PRESETS, Sampling
+from trt_var.errors import DataError, TrtVarError, UsageError
+from trt_var.pictures.reading import probe
+from trt_var.pipeline import Pipeline
+from trt_var.requests.checking import Kept
+from trt_var.requests.results import Preview
+from trt_var.serving.batching.batcher import Batcher, NDraft
+from trt_var.serving.batching.dispatch import State
+from trt_var.serving.batching.settings import Batching
+from trt_var.serving.batching.tickets import Served
+from trt_var.serving.batching.watching import Watcher
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What inpainting starts from: picture files as they were sent; the mask is transparent where the image is redrawn."""
+
+    image: bytes
+    mask: bytes
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request, as the protocols have it.
+
+    Attributes:
+        labels: class numbers or names.
+        seeds: one for each.
+        n_draft, sampling, timeout: see ``Batcher.submit``.
+        previews: scales that are shown before the last, of a single image.
+        edit: for inpainting.
+    """
+
+    labels: tuple[int | str, ...]
+    seeds: tuple[int, ...]
+    n_draft: NDraft = None
+    sampling: Sampling | str = "default"
+    timeout: float | None = None
+    previews: frozenset[int] = frozenset()
+    edit: Edit | None = None
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What an engine serves.
+
+    Attributes:
+        backend: for people.
+        exact: whether everything is computed in float32.
+        reproducible: what of an image does not depend on the batch that it is drawn in: its ``tokens`` (pixels by one step
+            of 255), the whole of its ``images``, or ``no`` promise.
+        schedule: sides of the token maps.
+        names: a line of names a class, or nothing.
+        serves: N that can be asked for.
+        ceiling, floor: N that load chooses from where a request leaves it open; equal if it does not.
+        seconds: measured time of a single image, by N.
+        batch: images drawn together at most.
+        waiting: images that may wait.
+        timeout: seconds after which a request is given up.
+    """
+
+    backend: str
+    exact: bool
+    reproducible: str
+    schedule: tuple[int, ...]
+    side: int
+    vocabulary: int
+    max_top_k: int
+    classes: int
+    names: tuple[str, ...]
+    serves: tuple[int, ...]
+    ceiling: int
+    floor: int
+    more_smooth: bool
+    seconds: dict[int, float]
+    batch: int
+    waiting: int
+    timeout: float
+    presets: tuple[str, ...] = tuple(PRESETS)
+
+
+class Engine(Protocol):
+    """What the app asks for pictures. All errors are ``TrtVarError``."""
+
+    async def start(self) -> None:
+        """Get ready."""
+
+    async def close(self) -> None:
+        """Draw what was taken in, then end."""
+
+    def drain(self) -> None:
+        """Take nothing more in."""
+
+    def state(self) -> State:
+        """Whether it serves."""
+        ...
+
+    def describe(self) -> Description:
+        """What it serves, once started."""
+        ...
+
+    async def generate(self, ask: Ask) -> Served:
+        """Draw.
+
+        Raises:
+            UsageError, DataError: what is asked for cannot be meant.
+            OverloadedError: not now.
+            DeadlineError: not done in time.
+            BackendError: the engine failed.
+        """
+        ...
+
+    def stream(self, ask: Ask) -> AsyncIterator[Preview | Served]:
+        """Draw one image, showing it after some scales. Errors as of ``generate``."""
+        ...
+
+
+class LocalEngine:
+    """A batcher on this machine."""
+
+    def __init__(
+        self,
+        pipelines: Pipeline | list[Pipeline],
+        settings: Batching = Batching(),  # noqa: B008  # frozen
+        watcher: Watcher | None = None,
+        most_pixels: int = 16_000_000,
+    ) -> None:
+        """Pipelines, one a device; ``most_pixels`` of a picture that is sent. Errors as of ``Batcher``."""
+        self.batcher = Batcher(pipelines, settings, watcher)
+        self._pipeline, self._most_pixels = self.batcher.pipelines[0], most_pixels
+        self._encoding = asyncio.Semaphore(1)  # one at a time: an encoder's memory is not counted
+
+    async def start(self) -> None:
+        """See ``Engine``."""
+        await asyncio.to_thread(self.batcher.start)
+
+    async def close(self) -> None:
+        """See ``Engine``."""
+        await asyncio.to_thread(self.batcher.close)
+
+    def drain(self) -> None:
+        """See ``Engine``."""
+        self.batcher.drain()
+
+    def state(self) -> State:
+        """See ``Engine``."""
+        return self.batcher.state
+
+    def describe(self) -> Description:
+        """See ``Engine``."""
+        manifest, settings, pipeline = self._pipeline.manifest, self.batcher.settings, self._pipeline
+        planner, levels = self.batcher.planner, settings.levels(manifest)
+        alone = {n: sizes[1] for n, sizes in planner.times.measured().items() if 1 in sizes}
+        return Description(
+            backend=pipeline.backend,
+            exact=pipeline.exact,
+            reproducible="images" if pipeline.batch_invariant else "tokens" if pipeline.exact else "no",
+            schedule=tuple(manifest.schedule),
+            side=manifest.image_side,
+            vocabulary=manifest.vocabulary,
+            max_top_k=manifest.max_top_k,
+            classes=manifest.classes,
+            names=pipeline.class_names,
+            serves=tuple(manifest.serves),
+            ceiling=levels[0],
+            floor=levels[-1],
+            more_smooth=manifest.smooth is not None and all(one.logits for one in manifest.models.values()),
+            seconds=alone,
+            batch=planner.size,
+            waiting=settings.waiting,
+            timeout=settings.timeout,
+        )
+
+    async def generate(self, ask: Ask) -> Served:
+        """See ``Engine``."""
+        kept = await self._kept(ask)
+        return await self.batcher.generate(
+            ask.labels, seeds=ask.seeds, n_draft=ask.n_draft, sampling=ask.sampling, timeout=ask.timeout, kept=kept
+        )
+
+    async def stream(self, ask: Ask) -> AsyncIterator[Preview | Served]:
+        """See ``Engine``."""
+        kept = await self._kept(ask)
+        drawn = self.batcher.stream(
+            ask.labels,
+            seeds=ask.seeds,
+            n_draft=ask.n_draft,
+            sampling=ask.sampling,
+            timeout=ask.timeout,
+            kept=kept,
+            previews=ask.previews,
+        )
+        async for one in drawn:
+            yield one
+
+    async def _kept(self, ask: Ask) -> Kept | None:
+        if ask.edit is None:
+            return None
+        async with self._encoding:
+            return await asyncio.to_thread(self._encoded, ask.edit)
+
+    def _encoded(self, edit: Edit) -> Kept:
+        """Pictures go through files, which are looked at as any user's are: kind, size, damage."""
+        with tempfile.TemporaryDirectory(prefix="trt-var-") as folder:
+            try:
+                paths = {name: Path(folder) / name for name in ("image", "mask")}
+                for name, path in paths.items():
+                    path.write_bytes(getattr(edit, name))
+                    width, height = probe(path)
+                    if width * height > self._most_pixels:
+                        raise UsageError(f"{name} has {width}×{height} pixels; expected {self._most_pixels} at most")
+                _check_transparent(paths["mask"])
+                return self._pipeline.kept(paths["image"], paths["mask"])
+            except TrtVarError as error:
+                raise _without(folder, error) from error
+
+
+def _without(folder: str, error: TrtVarError) -> TrtVarError:
+    """An error of a sent picture in its sender's words: where it lay here is of no interest to anyone."""
+    told = str(error).replace(f"{folder}/", "the ")
+    return UsageError(told) if isinstance(error, (UsageError, DataError)) else type(error)(told)
+
+
+def _check_transparent(mask: Path) -> None:
+    from PIL import Image  # needed by those alone who send pictures
+
+    with Image.open(mask) as image:
+        if "A" not in image.getbands() and "transparency" not in image.info:
+            raise UsageError("the mask has no transparency; expected a PNG that is transparent where the image is redrawn")

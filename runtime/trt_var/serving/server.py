@@ -1,0 +1,187 @@
+"""The process: a socket, signals, and an end that loses nothing that was accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.applications import Starlette
+
+from trt_var.errors import OutputError, UsageError
+from trt_var.serving.app.service import Service
+from trt_var.serving.batching.dispatch import State
+
+log = logging.getLogger(__name__)
+FAILED = 1
+LOOK, GRACE = 0.2, 2.0  # seconds between looks at the engine; that a failed one still answers, so that balancers see it
+LARGEST_HEADERS = 64 << 10
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+@dataclass(frozen=True)
+class Process:
+    """Where and how to listen.
+
+    Attributes:
+        host, port: of the socket; port 0 is any free one.
+        drain_delay: seconds after SIGTERM in which connections are still taken, so that balancers notice.
+        patience: seconds that requests may still take then; None for as long as they need.
+        certificate, key: files, to speak TLS.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    drain_delay: float = 0.0
+    patience: float | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(process: Process) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        OutputError: the address cannot be had.
+        UsageError: no such host.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(process.host, process.port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except socket.gaierror as error:
+        raise UsageError(f"host {process.host!r} is not known: {error.strerror}") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot listen on {process.host}:{process.port}: {reason}; choose another --port") from error
+    return found
+
+
+def serve(app: Starlette, process: Process, listening: socket.socket, ready: Callable[[], None]) -> int:
+    """Serve until SIGTERM or SIGINT, which let everything accepted be answered; the second ends at once.
+
+    Returns:
+        The exit status: 0, or 1 after the engine failed.
+    """
+    _allow_many_files()
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        h11_max_incomplete_event_size=LARGEST_HEADERS,
+        timeout_graceful_shutdown=None if process.patience is None else max(1, round(process.patience)),
+        ssl_certfile=process.certificate,
+        ssl_keyfile=process.key,
+    )
+    server = _Server(config, app.state.service, process, ready)
+    server.run(sockets=[listening])
+    return FAILED if server.failed else 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's closes its socket at the first signal; this one first says that it will."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, process: Process, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._service, self._process, self._ready = service, process, ready
+        self._ending = False
+        self.failed = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._watching = asyncio.ensure_future(self._watch())
+            self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals end the service; unlike uvicorn's, they are not raised once more when it has ended."""
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.getsignal(number) for number in signals}
+        for number in signals:
+            loop.add_signal_handler(number, self._end, number)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+                signal.signal(number, before[number])
+
+    def _end(self, number: int) -> None:
+        if self._ending:
+            self.should_exit = self.force_exit = True
+            return
+        self._ending = True
+        log.info("%s: no more requests are taken; those that were are answered", signal.Signals(number).name)
+        self._service.engine.drain()
+        asyncio.get_running_loop().call_later(self._process.drain_delay, self._close)
+
+    def _close(self) -> None:
+        self.should_exit = True
+
+    async def _watch(self) -> None:
+        """End when the engine has failed: a supervisor starts the service again, this process cannot mend it."""
+        while self._service.state() is not State.FAILED:
+            await asyncio.sleep(LOOK)
+        log.error("the engine has failed; the service ends")
+        self.failed = True
+        await asyncio.sleep(GRACE)
+        self.should_exit = self.force_exit = True
+
+
+def _allow_many_files() -> None:
+    """A connection is a file; the usual limit is 1024, and a thousand idle clients are no reason to be deaf."""
+    if sys.platform == "win32":
+        return
+    import resource  # Windows has none
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; what access logs say is one already."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See ``logging.Formatter``."""
+        stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}"
+        told = {"ts": stamp, "level": record.levelname.lower(), "logger": record.name}
+        text = record.getMessage()
+        told |= json.loads(text) if record.name.endswith(".access") else {"message": text}
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)
+
+
+def log_to_stderr(lines: bool, level: int) -> None:
+    """Logs of the service and of uvicorn on standard error, as JSON lines or for people."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if lines else logging.Formatter("%(levelname)s: %(message)s"))
+    for name in ("trt_var", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+    logging.getLogger("uvicorn").setLevel(max(level, logging.WARNING))
