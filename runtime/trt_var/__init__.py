@@ -17,8 +17,10 @@ from trt_var.errors import (
     BundleExistsError,
     CheckpointError,
     DataError,
+    DeadlineError,
     ExportError,
     OutputError,
+    OverloadedError,
     TrainingError,
     TrtVarError,
     UsageError,
@@ -29,22 +31,30 @@ if TYPE_CHECKING:
     from trt_var.pipeline import Pipeline
     from trt_var.requests.provenance import Provenance
     from trt_var.requests.results import Generation, Preview, Reconstruction, Scores
+    from trt_var.serving.batching.batcher import Batcher
+    from trt_var.serving.batching.settings import Batching
+    from trt_var.serving.batching.tickets import Served
 
 __all__ = [
     "BackendError",
+    "Batcher",
+    "Batching",
     "BundleError",
     "BundleExistsError",
     "CheckpointError",
     "DataError",
+    "DeadlineError",
     "ExportError",
     "Generation",
     "OutputError",
+    "OverloadedError",
     "Pipeline",
     "Preview",
     "Provenance",
     "Reconstruction",
     "Sampling",
     "Scores",
+    "Served",
     "TrainingError",
     "TrtVarError",
     "UsageError",
@@ -53,6 +63,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 _LATE = {
+    "Batcher": "serving.batching.batcher",
+    "Batching": "serving.batching.settings",
     "Generation": "requests.results",
     "Pipeline": "pipeline",
     "Preview": "requests.results",
@@ -60,6 +72,7 @@ _LATE = {
     "Reconstruction": "requests.results",
     "Sampling": "decoding.sampling",
     "Scores": "requests.results",
+    "Served": "serving.batching.tickets",
 }
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # what to show is the program's to say, not a library's

@@ -187,7 +187,7 @@ class LocalEngine:
         """See ``Engine``."""
         kept = await self._kept(ask)
         return await self.batcher.generate(
-            ask.labels, seeds=ask.seeds, n_draft=ask.n_draft, sampling=ask.sampling, timeout=ask.timeout, kept=kept
+            ask.labels, seed=ask.seeds, n_draft=ask.n_draft, sampling=ask.sampling, timeout=ask.timeout, kept=kept
         )
 
     async def stream(self, ask: Ask) -> AsyncIterator[Preview | Served]:
@@ -195,7 +195,7 @@ class LocalEngine:
         kept = await self._kept(ask)
         drawn = self.batcher.stream(
             ask.labels,
-            seeds=ask.seeds,
+            seed=ask.seeds,
             n_draft=ask.n_draft,
             sampling=ask.sampling,
             timeout=ask.timeout,

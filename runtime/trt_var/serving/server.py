@@ -12,11 +12,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
 
 from trt_var.errors import OutputError, UsageError
+from trt_var.serving.app.keys import Keys
 from trt_var.serving.app.service import Service
 from trt_var.serving.batching.dispatch import State
 
@@ -116,24 +118,28 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Signals end the service; unlike uvicorn's, they are not raised once more when it has ended."""
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.getsignal(number) for number in signals}
-        for number in signals:
-            loop.add_signal_handler(number, self._end, number)
+        loop, keys = asyncio.get_running_loop(), self._service.settings.keys
+        actions: dict[signal.Signals, Callable[[], None]] = {
+            number: partial(self._end, number) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        if keys is not None:
+            actions[signal.SIGHUP] = partial(_reload, keys)
+        before = {number: signal.getsignal(number) for number in actions}
+        for number, action in actions.items():
+            loop.add_signal_handler(number, action)
         try:
             yield
         finally:
-            for number in signals:
+            for number in actions:
                 loop.remove_signal_handler(number)
                 signal.signal(number, before[number])
 
-    def _end(self, number: int) -> None:
+    def _end(self, number: signal.Signals) -> None:
         if self._ending:
             self.should_exit = self.force_exit = True
             return
         self._ending = True
-        log.info("%s: no more requests are taken; those that were are answered", signal.Signals(number).name)
+        log.info("%s: no more requests are taken; those that were are answered", number.name)
         self._service.engine.drain()
         asyncio.get_running_loop().call_later(self._process.drain_delay, self._close)
 
@@ -148,6 +154,13 @@ class _Server(uvicorn.Server):
         self.failed = True
         await asyncio.sleep(GRACE)
         self.should_exit = self.force_exit = True
+
+
+def _reload(keys: Keys) -> None:
+    try:
+        keys.reload()
+    except UsageError as error:
+        log.error("the keys stay what they were: %s", error)
 
 
 def _allow_many_files() -> None:

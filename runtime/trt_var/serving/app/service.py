@@ -57,14 +57,13 @@ class Service:
     def told(self, served: Served) -> dict[str, Any]:
         """What every answer says of how it was drawn."""
         described = self.served()
-        length = sum(side**2 for side in described.schedule)
-        tokens = served.tokens.size if served.tokens.size else length
+        tokens = served.tokens.size
         return {
             "usage": {
                 "input_tokens": 0,
                 "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-                "output_tokens": int(tokens),
-                "total_tokens": int(tokens),
+                "output_tokens": tokens,
+                "total_tokens": tokens,
             },
             "model": self.settings.model,
             "n_draft": served.n_draft,

@@ -41,7 +41,7 @@ class Batcher:
 
     Example:
         >>> async with Batcher(Pipeline.load("digits")) as batcher:
-        ...     served = await batcher.generate("seven", seeds=7, n_draft=4)
+        ...     served = await batcher.generate("seven", seed=7, n_draft=4)
         ...     served.to_pil()[0].save("seven.png")
 
     With ``with`` in place of ``async with``, and ``submit``, it serves threads.
@@ -125,7 +125,7 @@ class Batcher:
         self,
         labels: Labels,
         *,
-        seeds: Seeds = 0,
+        seed: Seeds = 0,
         n_draft: NDraft = None,
         sampling: Sampling | str = "default",
         timeout: float | None = None,
@@ -136,7 +136,8 @@ class Batcher:
         """Put a request into the queue, from any thread.
 
         Args:
-            labels, seeds, sampling: see ``Pipeline.generate``.
+            labels, sampling: see ``Pipeline.generate``.
+            seed: its ``seeds``: one for each image, or the first of consecutive ones.
             n_draft: scales that the drafter draws; or the least and the most, of which the load decides; or ``auto``, the
                 batcher's own range; its own choice if not given.
             timeout: seconds after which the answer is of no use; the batcher's own if that is less.
@@ -154,7 +155,7 @@ class Batcher:
         """
         dispatch, pipeline = self._started(), self.pipelines[0]
         allowed = self._allowed(n_draft)
-        run = pipeline.prepare(labels, seeds=seeds, n_draft=allowed[0], sampling=sampling, batch_size=1)
+        run = pipeline.prepare(labels, seeds=seed, n_draft=allowed[0], sampling=sampling, batch_size=1)
         if kept is not None:
             run = replace(run, region=kept.region)
         deadline = dispatch.clock() + self._timeout(timeout)
@@ -167,7 +168,7 @@ class Batcher:
         self,
         labels: Labels,
         *,
-        seeds: Seeds = 0,
+        seed: Seeds = 0,
         n_draft: NDraft = None,
         sampling: Sampling | str = "default",
         timeout: float | None = None,
@@ -179,14 +180,14 @@ class Batcher:
             DeadlineError: not done in time.
             UsageError, OverloadedError, BackendError: see ``submit``.
         """
-        future = self.submit(labels, seeds=seeds, n_draft=n_draft, sampling=sampling, timeout=timeout, kept=kept)
+        future = self.submit(labels, seed=seed, n_draft=n_draft, sampling=sampling, timeout=timeout, kept=kept)
         return await self._awaited(future, timeout)
 
     async def stream(
         self,
         labels: Labels,
         *,
-        seeds: Seeds = 0,
+        seed: Seeds = 0,
         n_draft: NDraft = None,
         sampling: Sampling | str = "default",
         timeout: float | None = None,
@@ -206,7 +207,7 @@ class Batcher:
         mailbox = Mailbox(asyncio.get_running_loop())
         future = self.submit(
             labels,
-            seeds=seeds,
+            seed=seed,
             n_draft=n_draft,
             sampling=sampling,
             timeout=timeout,

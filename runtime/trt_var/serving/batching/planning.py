@@ -56,6 +56,11 @@ class Planner:
         """N of what is taken next, where a request leaves it open."""
         return self._policy.n_draft(self._level)
 
+    @property
+    def _usual(self) -> int:
+        """Images of a batch, where more wait than it takes: fewer than it may have if they are of many kinds."""
+        return max(1, min(self.size, round(self._fill)))
+
     def admit(self, ticket: Ticket, now: float) -> None:
         """Take a ticket into the queue.
 
@@ -128,7 +133,7 @@ class Planner:
 
     def seconds(self, n_draft: int, now: float, images: int = 1) -> float:
         """Expected from now to the answer of a request that comes now, if all is drawn with N."""
-        size = max(1, min(self.size, round(self._fill)))
+        size = self._usual
         left = [max(0.0, one.began + self.times.seconds(one.n_draft, len(one.rows)) - now) for one in self._running]
         begin = min(left) if len(left) == self._devices else 0.0
         before, last = divmod(self.waiting + images - 1, size)
@@ -156,9 +161,10 @@ class Planner:
 
     def _drop_late(self, now: float) -> None:
         """Put aside those that would be late, before work is lost on them."""
-        least = {n: self.times.seconds(n, 1) for n in {self._choice(ticket) for ticket in self._queue}}
+        batch = min(self.waiting, self._usual)
+        soonest = {n: now + self.times.seconds(n, batch) for n in {self._choice(ticket) for ticket in self._queue}}
         for ticket in list(self._queue):
-            if now + least[self._choice(ticket)] > ticket.deadline:
+            if soonest[self._choice(ticket)] > ticket.deadline:
                 self.discard(ticket)
                 self._late.append(ticket)
 
