@@ -32,7 +32,7 @@ class Opened:
     def __init__(self, bundle: Bundle, backend: Backend, *, batch_invariant: bool = False) -> None:
         self._models, self._backend, self._alone = Models(bundle, backend), backend, batch_invariant
         forks.follow(self._models)
-        self._names = bundle.class_names()
+        self._names = tuple(bundle.class_names())
 
     def __enter__(self: Self) -> Self:
         return self
@@ -57,7 +57,7 @@ class Opened:
     @property
     def class_names(self) -> tuple[str, ...]:
         """One line of comma-separated names a class, or nothing."""
-        return tuple(self._names)
+        return self._names
 
     @property
     def engine(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from trt_var.cli.building import build, calibrate, engines, finetune
 from trt_var.cli.drawing import demo, inpaint, reconstruct, run, sample
 from trt_var.cli.measuring import backends, bench, evaluate, info, plan, score
+from trt_var.cli.serving import load, serve
 
 COMMANDS: dict[str, Callable[[Any, str], None]] = {
     "demo": demo.add,
@@ -16,6 +17,8 @@ COMMANDS: dict[str, Callable[[Any, str], None]] = {
     "edit": inpaint.add,
     "sample": sample.add,
     "reconstruct": reconstruct.add,
+    "serve": serve.add,
+    "load": load.add,
     "build": build.add,
     "calibrate": calibrate.add,
     "engines": engines.add,

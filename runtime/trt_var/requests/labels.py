@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from trt_var.errors import UsageError
 
@@ -22,11 +23,18 @@ def resolve(labels: Sequence[int | str], names: Sequence[str], classes: int) -> 
     Raises:
         UsageError: a number out of range, an unknown name (with close ones), or a name of several classes.
     """
+    index = _index(tuple(names)) if any(isinstance(label, str) for label in labels) else {}
+    return [_resolve(label, index, names, classes) for label in labels]
+
+
+@lru_cache(maxsize=8)
+def _index(names: tuple[str, ...]) -> dict[str, list[int]]:
+    """The numbers of every name, folded. Kept: a thousand lines take longer than a small picture."""
     index: dict[str, list[int]] = {}
     for number, line in enumerate(names):
         for name in line.split(","):
             index.setdefault(folded(name), []).append(number)
-    return [_resolve(label, index, names, classes) for label in labels]
+    return index
 
 
 def _resolve(label: int | str, index: dict[str, list[int]], names: Sequence[str], classes: int) -> int:

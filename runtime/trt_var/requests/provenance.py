@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -106,6 +107,7 @@ def promise(alone: bool, exact: bool) -> str:
     return "rounding may depend on the size of the batch"
 
 
+@cache
 def _generator() -> str:
     try:
         return f"trt-var {version('trt-var')}"

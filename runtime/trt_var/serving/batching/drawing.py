@@ -13,8 +13,9 @@ from trt_var.decoding.chain import Chain
 from trt_var.decoding.feeds import Request, one_row, upload
 from trt_var.decoding.loop import DecodedScale, decode, draw, render
 from trt_var.pipeline import Pipeline
+from trt_var.requests.checking import Run
 from trt_var.requests.joining import joined
-from trt_var.requests.provenance import provenance_of
+from trt_var.requests.provenance import Provenance
 from trt_var.requests.results import Preview
 from trt_var.serving.batching.tickets import Row
 
@@ -28,7 +29,11 @@ class Drawn:
 
 
 def draw_rows(
-    pipeline: Pipeline, rows: Sequence[Row], go_on: Callable[[], bool], on_scale: Callable[[DecodedScale], None]
+    pipeline: Pipeline,
+    rows: Sequence[Row],
+    go_on: Callable[[], bool],
+    on_scale: Callable[[DecodedScale], None],
+    provenance: Callable[[Run], Provenance],
 ) -> Drawn | None:
     """Draw images of one kind together.
 
@@ -37,6 +42,7 @@ def draw_rows(
         rows: the images; those that want previews come first.
         go_on: asked between scales.
         on_scale: called after each.
+        provenance: of what is shown.
 
     Returns:
         What was drawn, or None if it need not go on.
@@ -57,7 +63,7 @@ def draw_rows(
                 if not go_on():
                     return None
                 on_scale(scale)
-                _show(chain, rows, scales, pipeline)
+                _show(chain, rows, scales, provenance)
             tokens = np.concatenate([chain.backend.download(scale.tokens) for scale in scales])
             images = chain.backend.download(render(chain, scales[-1].f_hat))
     return Drawn(images[: len(rows)], tokens.T[: len(rows)].astype(np.uint16))
@@ -69,7 +75,9 @@ def _scales(chain: Chain, request: Request) -> Iterator[DecodedScale]:
     return decode(chain, request.n_draft, upload(chain, request))
 
 
-def _show(chain: Chain, rows: Sequence[Row], scales: Sequence[DecodedScale], pipeline: Pipeline) -> None:
+def _show(
+    chain: Chain, rows: Sequence[Row], scales: Sequence[DecodedScale], provenance: Callable[[Run], Provenance]
+) -> None:
     """Render what those see that asked for this scale and are still there."""
     last = scales[-1]
     shown = [place for place, row in enumerate(rows) if last.index in row.ticket.previews and not row.ticket.future.done()]
@@ -83,7 +91,7 @@ def _show(chain: Chain, rows: Sequence[Row], scales: Sequence[DecodedScale], pip
         picture = images[place : place + 1]
         if ticket.kept is not None:
             picture = ticket.kept.over(picture)
-        made = provenance_of(chain, run, 1, pipeline.batch_invariant)
-        known = run.scales(chain.manifest)
+        drawn = tokens[place : place + 1]
+        count = run.scales(chain.manifest)
         if ticket.on_preview is not None:
-            ticket.on_preview(Preview(last.index, known, last.role, picture, tokens[place : place + 1], *run.numbers, made))
+            ticket.on_preview(Preview(last.index, count, last.role, picture, drawn, *run.numbers, provenance(run)))

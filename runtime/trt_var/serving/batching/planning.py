@@ -41,6 +41,7 @@ class Planner:
         self._queue: deque[Ticket] = deque()
         self._running: set[Batch] = set()
         self._arrivals: deque[tuple[float, int]] = deque()
+        self._arrived = 0
         self._late: list[Ticket] = []
         self._level = Level()
         self._fill = float(size)
@@ -69,6 +70,7 @@ class Planner:
         """
         ticket.arrived = now
         self._arrivals.append((now, ticket.images))
+        self._arrived += ticket.images
         self._look(now)
         whole = self.seconds(self._choice(ticket), now, ticket.images)
         if self.waiting + ticket.images > self._most:
@@ -147,8 +149,8 @@ class Planner:
     def _look(self, now: float) -> None:
         """Let the policy see the queue."""
         while self._arrivals and self._arrivals[0][0] < now - WINDOW:
-            self._arrivals.popleft()
-        arrivals = sum(images for _, images in self._arrivals) / WINDOW
+            self._arrived -= self._arrivals.popleft()[1]
+        arrivals = self._arrived / WINDOW
         self._level = self._policy.step(self._level, lambda n: self.seconds(n, now), self.rate, arrivals, now)
 
     def _choice(self, ticket: Ticket) -> int:

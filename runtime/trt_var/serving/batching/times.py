@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 NEW = 0.2  # the share of a new measurement in what is known
 
 
@@ -23,11 +21,16 @@ class Times:
         if not self._seconds:
             return 0.0
         nearest = min(self._seconds, key=lambda n: (abs(n - n_draft), n))
-        known = sorted(self._seconds[nearest].items())
-        sizes, seconds = [size for size, _ in known], [value for _, value in known]
-        if batch > sizes[-1]:
-            return seconds[-1] * batch / sizes[-1]
-        return float(np.interp(batch, sizes, seconds))
+        known = self._seconds[nearest]
+        if batch in known:
+            return known[batch]
+        below = max((size for size in known if size < batch), default=0)
+        above = min((size for size in known if size > batch), default=0)
+        if not below:
+            return known[above]
+        if not above:
+            return known[below] * batch / below
+        return known[below] + (known[above] - known[below]) * (batch - below) / (above - below)
 
     def measured(self) -> dict[int, dict[int, float]]:
         """Seconds by N and size."""

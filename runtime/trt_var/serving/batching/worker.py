@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from trt_var.backends.failures import out_of_memory
 from trt_var.decoding.loop import DecodedScale
 from trt_var.errors import BackendError, DeadlineError, TrtVarError
 from trt_var.pipeline import Pipeline
-from trt_var.requests.provenance import provenance_of
+from trt_var.requests.checking import Run
+from trt_var.requests.provenance import Provenance, provenance_of
 from trt_var.serving.batching.dispatch import Dispatch
 from trt_var.serving.batching.drawing import Drawn, draw_rows
 from trt_var.serving.batching.planning import Batch
@@ -28,6 +30,7 @@ class Worker(threading.Thread):
     def __init__(self, pipeline: Pipeline, dispatch: Dispatch, watcher: Watcher) -> None:
         super().__init__(name=NAME, daemon=True)
         self._pipeline, self._dispatch, self._watcher = pipeline, dispatch, watcher
+        self._made: Provenance | None = None
 
     def run(self) -> None:
         """Draw until there is nothing more to draw."""
@@ -59,7 +62,7 @@ class Worker(threading.Thread):
         self._give(batch.rows, drawn)
 
     def _draw(self, rows: Sequence[Row]) -> Drawn | None:
-        return draw_rows(self._pipeline, rows, lambda: self._wanted(rows), self._timed())
+        return draw_rows(self._pipeline, rows, lambda: self._wanted(rows), self._timed(), self._provenance)
 
     def _wanted(self, rows: Sequence[Row]) -> bool:
         now = self._dispatch.clock()
@@ -106,8 +109,14 @@ class Worker(threading.Thread):
             if now > ticket.deadline:
                 self._answer_late([row])
                 continue
-            chain = self._pipeline.chain_of(ticket.run)
-            ticket.answer(provenance_of(chain, ticket.run, 1, self._pipeline.batch_invariant), now)
+            ticket.answer(self._provenance(ticket.run), now)
+
+    def _provenance(self, run: Run) -> Provenance:
+        """Of one request; what all have in common is found out once, since it takes a hash of the manifest."""
+        if self._made is None:
+            self._made = provenance_of(self._pipeline.chain_of(run), run, 1, self._pipeline.batch_invariant)
+        given = None if run.region is None else "an image and a mask"
+        return replace(self._made, n_draft=run.n_draft, sampling=run.sampling, given=given)
 
     def _answer_late(self, rows: Sequence[Row]) -> None:
         for ticket in {row.ticket for row in rows}:
