@@ -1,0 +1,243 @@
+"""What the service costs and bears: ``python benchmarks/serving.py --out docs/serving``.
+
+Starts ``trt-var serve`` on a bundle and offers it load, beside ``Pipeline.generate`` in the same run: the time that HTTP and
+batching add when idle, the rate at saturation, twice that with deadlines, previews, and N under load against a simulation
+with the batch times that were measured. Writes serving.json, serving.md and plots. Service, generator and pipeline share the
+machine: let nothing else run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from trt_var import Pipeline
+from trt_var.serving.batching.policy import Policy
+from trt_var.serving.batching.simulation import simulate
+from trt_var.serving.load.counting import row
+from trt_var.serving.load.mix import Mix
+from trt_var.serving.load.plan import Arrivals, plans
+from trt_var.serving.load.plot import plot
+from trt_var.serving.load.report import Report
+from trt_var.serving.load.rows import Row
+from trt_var.serving.load.run import ask, go
+from trt_var.serving.load.service import Target
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+REPEATS = 7
+
+
+def main() -> None:
+    options = parser().parse_args()
+    found: dict[str, Any] = {"bundle": str(options.engines), "backend": options.backend}
+    with Pipeline.load(options.engines, options.backend) as pipeline:
+        found["engine"] = pipeline.backend
+        for name, measure in (("idle", idle), ("saturation", saturation), ("overload", overload), ("auto", auto)):
+            if name in options.parts:
+                found[name] = measure(pipeline, options, found)
+                print(json.dumps({name: found[name]}, indent=1), flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "serving.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+@contextmanager
+def serving(options: argparse.Namespace, *more: str) -> Iterator[Target]:
+    given = ["--engines", str(options.engines), "--backend", options.backend, "--port", "0", *more]
+    with subprocess.Popen(
+        [sys.executable, "-m", "trt_var", "serve", *given], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield Target(process.stdout.readline().strip() if process.stdout else "")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+def described(target: Target) -> dict[str, Any]:
+    """What the service says of itself."""
+    with urllib.request.urlopen(f"{target.url}/v1/models") as answer:
+        found: dict[str, Any] = json.load(answer)["data"][0]
+    return found
+
+
+def offer(target: Target, rate: float, seconds: float, objective: float | None = None, **mix: Any) -> Row:
+    """One rate of requests; what the service takes to get going is behind it."""
+    model = ask(target)
+    warm = plans(Arrivals((rate,), duration=min(2.0, seconds)), Mix(**mix), model)
+    go(target, warm)
+    offered = plans(Arrivals((rate,), duration=seconds, seed=1), Mix(**mix), model)
+    return row(go(target, offered)[0], objective)
+
+
+def idle(pipeline: Pipeline, options: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
+    """Single images, a few a second, by turns through the service and in this process."""
+    with serving(options, "--batch", "8") as target:
+        plain = offer(target, 4, options.seconds)
+        streamed = offer(target, 4, options.seconds, stream=1.0, partial_images=3)
+    alone = timed(lambda: pipeline.generate(3), REPEATS * 20, 0.2)
+    first, whole = (streamed.first.p50 if streamed.first else 0), (streamed.whole.p50 if streamed.whole else 0)
+    return {
+        "pipeline_p50_ms": 1000 * alone,
+        "service_p50_ms": 1000 * (plain.whole.p50 if plain.whole else 0),
+        "added_ms": 1000 * ((plain.whole.p50 if plain.whole else 0) - alone),
+        "stream_first_preview_ms": 1000 * first,
+        "stream_whole_ms": 1000 * whole,
+        "first_of_whole": first / whole,
+    }
+
+
+def saturation(pipeline: Pipeline, options: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
+    """As much as goes, in the pipeline and through the service."""
+    before = best(pipeline, None)
+    top = max(before.values())
+    with serving(options, "--max-waiting", "1000") as target:
+        batch = int(described(target)["batch"])
+        served = offer(target, 1.15 * top, options.seconds)
+        several = offer(target, 1.15 * top / 4, options.seconds, images=((4, 1.0),))
+    after = best(pipeline, None)
+    rate = max((before[size] + after[size]) / 2 for size in before)
+    return {
+        "batch": batch,
+        "pipeline_images_per_second": {size: (before[size] + after[size]) / 2 for size in before},
+        "pipeline_best": rate,
+        "service_images_per_second": served.images_per_second,
+        "share": served.images_per_second / rate,
+        "four_images_a_request": several.images_per_second,
+        "share_of_four": several.images_per_second / rate,
+        "generator_cpu": served.cpu / served.seconds,
+        "statuses": served.statuses,
+    }
+
+
+def overload(pipeline: Pipeline, options: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
+    """Twice what it can: what was accepted is answered, in time, and hardly less than it can."""
+    capacity = found["saturation"]["service_images_per_second"]
+    with serving(options, "--request-timeout", "1") as target:
+        served = offer(target, 2 * capacity, options.seconds, objective=1.0)
+    return {
+        "capacity": capacity,
+        "offered": served.offered / served.window,
+        "goodput": served.goodput,
+        "share_of_capacity": served.goodput / capacity,
+        "served": served.served,
+        "served_late": served.served - served.in_time,
+        "statuses": served.statuses,
+        "codes": served.codes,
+        "lost": served.lost + served.unconnected + served.broken,
+        "p50_p95_p99_max": msgspec.to_builtins(served.whole),
+    }
+
+
+def auto(pipeline: Pipeline, options: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
+    """1.4 times what the largest N can draw: N fixed, and N that load chooses; the latter simulated, too."""
+    serves = pipeline.manifest.serves
+    ceiling, target_seconds = max(serves), options.objective
+    levels = tuple(sorted(serves, reverse=True))
+    fixed_options = ("--n-draft", str(ceiling), "--max-waiting", "100000")
+    auto_options = ("--n-draft", "auto", "--n-draft-ceiling", str(ceiling), "--target-latency", str(target_seconds))
+    with serving(options, *fixed_options) as target:
+        size = int(described(target)["batch"])
+        capacity = offer(target, 1.2 * max(best(pipeline, ceiling).values()), options.seconds / 2).images_per_second
+    costs = measured(pipeline, levels, size)
+    ratio = capacity / (size / costs[ceiling][size])
+    rate = 1.4 * capacity
+    with serving(options, *fixed_options) as target:
+        fixed = offer(target, rate, options.seconds, objective=target_seconds)
+    with serving(options, *auto_options, "--max-waiting", "100000", "--batch", str(size)) as target:
+        model = ask(target)
+        offered = plans(Arrivals((rate,), duration=options.seconds, seed=1), Mix(), model)
+        run = go(target, offered)[0]
+        free = row(run, target_seconds)
+    options.out.mkdir(parents=True, exist_ok=True)
+    plot(Report(target.url, model, target_seconds, [free]), options.out / "auto.png") if options.plot else None
+
+    def cost(n_draft: int, batch: int) -> float:
+        known = costs[n_draft]
+        return float(np.interp(batch, list(known), list(known.values()))) / ratio
+
+    policy = Policy(levels, target_seconds)
+    answers = simulate(pipeline.manifest, policy, cost, size, offered[0].arrivals.tolist(), overhead=options.overhead)
+    seconds = np.array([answer.seconds for answer in answers])
+    return {
+        "capacity_of_ceiling": capacity,
+        "offered": rate,
+        "batch": size,
+        "fixed": {"n_draft": ceiling, "attainment": fixed.attainment, "latency": msgspec.to_builtins(fixed.whole)},
+        "auto": {
+            "attainment": free.attainment,
+            "latency": msgspec.to_builtins(free.whole),
+            "mean_n": free.mean_n,
+            "n_draft": free.n_draft,
+            "statuses": free.statuses,
+        },
+        "simulated": {
+            "attainment": float(np.mean(seconds <= target_seconds)),
+            "p50": float(np.quantile(seconds, 0.5)),
+            "p95": float(np.quantile(seconds, 0.95)),
+            "mean_n": float(np.mean([answer.n_draft for answer in answers])),
+        },
+        "p95_measured_over_simulated": (free.whole.p95 if free.whole else 0) / float(np.quantile(seconds, 0.95)),
+    }
+
+
+def timed(work: Callable[[], object], repeats: int, rest: float = 0.0) -> float:
+    """The median of a few."""
+    found = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - started)
+        time.sleep(rest)
+    return statistics.median(found)
+
+
+def best(pipeline: Pipeline, n_draft: int | None) -> dict[int, float]:
+    """Images a second by batch."""
+    return {
+        size: size / timed(lambda size=size: pipeline.generate([3] * size, n_draft=n_draft, batch_size=size), REPEATS)  # type: ignore[misc]
+        for size in SIZES
+    }
+
+
+def measured(pipeline: Pipeline, levels: tuple[int, ...], size: int) -> dict[int, dict[int, float]]:
+    """Seconds of a batch by N and size."""
+    sizes = sorted({1, 2, 4, 8, 16, size})
+    return {
+        n: {
+            batch: timed(lambda n=n, batch=batch: pipeline.generate([3] * batch, n_draft=n, batch_size=batch), REPEATS)  # type: ignore[misc]
+            for batch in sizes
+        }
+        for n in levels
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--engines", default="digits", help="the bundle (default: %(default)s)")
+    found.add_argument("--backend", default="onnxruntime", help="default: %(default)s")
+    found.add_argument("--seconds", type=float, default=20.0, help="of each load (default: %(default)g)")
+    found.add_argument("--objective", type=float, default=1.0, help="seconds, of N under load (default: %(default)g)")
+    found.add_argument(
+        "--overhead", type=float, default=0.003, help="seconds of HTTP, simulated (default: %(default)g)"
+    )
+    found.add_argument("--parts", nargs="*", default=["idle", "saturation", "overload", "auto"], help="default: all")
+    found.add_argument("--out", type=Path, default=Path("docs/serving"), help="folder (default: %(default)s)")
+    found.add_argument("--plot", action="store_true", help="also the course of N under load")
+    return found
+
+
+if __name__ == "__main__":
+    main()
