@@ -223,6 +223,7 @@ class Batcher:
             served: Served = await asyncio.wrap_future(future)
             yield served
         except asyncio.TimeoutError as error:
+            self._watcher.late(1)
             raise DeadlineError(LATE) from error
         finally:
             future.cancel()
@@ -231,6 +232,7 @@ class Batcher:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._timeout(timeout))
         except asyncio.TimeoutError as error:
+            self._watcher.late(1)
             raise DeadlineError(LATE) from error
 
     def _timeout(self, timeout: float | None) -> float:

@@ -63,7 +63,7 @@ class Dispatch:
                         return None
                     self._changed.wait()
             for ticket in late:  # outside the lock: callers may have hung anything on their futures
-                self._watcher.late(ticket.images)
+                self._watcher.late(1)
                 ticket.fail(DeadlineError("not begun in time, and too late to be; ask with a longer timeout"))
             if batch is not None:
                 return batch

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from trt_var.bundle.manifest import Manifest
 from trt_var.errors import OverloadedError
+from trt_var.requests.checking import MAX_SMOOTH_BATCH
 from trt_var.requests.joining import Kind
 from trt_var.serving.batching.policy import Level, Policy
 from trt_var.serving.batching.tickets import Row, Ticket
@@ -99,10 +100,11 @@ class Planner:
             kind = kind or own
             if own != kind:
                 continue
-            rows += ticket.take(min(self.size - len(rows), ticket.images - ticket.taken), n_draft, now)
+            size = min(self.size, MAX_SMOOTH_BATCH) if kind.more_smooth else self.size
+            rows += ticket.take(min(size - len(rows), ticket.images - ticket.taken), n_draft, now)
             if ticket.taken == ticket.images:
                 self._queue.remove(ticket)
-            if len(rows) == self.size:
+            if len(rows) == size:
                 break
         self.waiting -= len(rows)
         if crowded:

@@ -26,10 +26,13 @@ def measure(pipeline: Pipeline, settings: Batching, times: Times) -> int:
         BundleError, BackendError: what the pipeline raises where a single image cannot be drawn.
     """
     levels = settings.levels(pipeline.manifest)
-    if settings.batch is not None or pipeline.batch_invariant:
-        size = 1 if pipeline.batch_invariant else settings.batch or 1
+    most = min(MAX_BATCH, pipeline.chain(levels[0]).backend.padded(MAX_BATCH))  # engines may be built for less
+    if pipeline.batch_invariant:
+        size = 1
+    elif settings.batch is not None:
+        size = min(settings.batch, most)
     else:
-        size = _best(lambda size: _seconds(pipeline, levels[0], size, times), settings.longest_batch)
+        size = _best(lambda size: _seconds(pipeline, levels[0], size, times), most, settings.longest_batch)
     for n_draft in levels:
         for batch in sorted({1, size}):
             if batch not in times.measured().get(n_draft, {}):
@@ -39,11 +42,11 @@ def measure(pipeline: Pipeline, settings: Batching, times: Times) -> int:
     return size
 
 
-def _best(seconds: Callable[[int], float], longest: float) -> int:
+def _best(seconds: Callable[[int], float], most: int, longest: float) -> int:
     """The smallest size whose rate is as good as the best, of those tried until two in a row brought nothing."""
     rates: dict[int, float] = {}
     size, best, idle = 1, 0.0, 0
-    while size <= MAX_BATCH and idle < PATIENCE:
+    while size <= most and idle < PATIENCE:
         try:
             taken = seconds(size)
         except BackendError as error:

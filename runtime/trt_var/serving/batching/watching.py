@@ -24,8 +24,8 @@ class Watcher:
     def cancelled(self, stage: str, images: int) -> None:
         """Callers have gone while ``queued`` or ``running``."""
 
-    def late(self, images: int) -> None:
-        """A request was not done by its deadline."""
+    def late(self, requests: int) -> None:
+        """Requests were not done by their deadline."""
 
     def failed(self, images: int) -> None:
         """An engine failed over a batch."""

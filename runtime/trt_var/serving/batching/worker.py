@@ -84,8 +84,11 @@ class Worker(threading.Thread):
         log.warning("a batch of %d failed, its images are drawn one by one: %s", len(batch.rows), error)
         if out_of_memory(error):
             self._dispatch.halve()
-        failures = 0
+        tried = failures = 0
         for row in batch.rows:
+            if row.ticket.over(self._dispatch.clock()):  # gone, late, or failed over another of its images
+                continue
+            tried += 1
             try:
                 drawn = self._draw([row])
             except (TrtVarError, MemoryError) as again:
@@ -95,9 +98,9 @@ class Worker(threading.Thread):
             else:
                 if drawn is not None:
                     self._give([row], drawn)
-        if failures == len(batch.rows):
+        if failures and failures == tried:
             self._dispatch.failed(str(error))
-        else:
+        elif tried:
             self._dispatch.sound()
 
     def _give(self, rows: Sequence[Row], drawn: Drawn) -> None:
@@ -122,5 +125,5 @@ class Worker(threading.Thread):
         for ticket in {row.ticket for row in rows}:
             if not ticket.future.done():
                 self._dispatch.forget(ticket)
-                self._watcher.late(ticket.images)
+                self._watcher.late(1)
                 ticket.fail(DeadlineError("not done by its deadline; ask with a longer timeout"))

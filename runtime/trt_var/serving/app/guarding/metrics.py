@@ -84,9 +84,9 @@ class Metrics(Watcher):
         """See ``Watcher``."""
         self._cancelled.labels(stage).inc(images)
 
-    def late(self, images: int) -> None:
+    def late(self, requests: int) -> None:
         """See ``Watcher``."""
-        self._late.inc()
+        self._late.inc(requests)
 
     def failed(self, images: int) -> None:
         """See ``Watcher``."""
