@@ -26,7 +26,7 @@ import numpy as np
 
 from trt_var import Pipeline
 from trt_var.serving.batching.policy import Policy
-from trt_var.serving.batching.simulation import simulate
+from trt_var.serving.simulation import simulate
 from trt_var.serving.load.counting import row
 from trt_var.serving.load.mix import Mix
 from trt_var.serving.load.plan import Arrivals, plans

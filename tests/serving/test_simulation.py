@@ -7,7 +7,7 @@ import pytest
 
 from trt_var import Pipeline
 from trt_var.serving.batching.policy import Policy
-from trt_var.serving.batching.simulation import Answer, simulate
+from trt_var.serving.simulation import Answer, simulate
 
 COSTS = {6: 0.25, 5: 0.19, 4: 0.14, 3: 0.125, 2: 0.11}  # seconds of 32 images
 

@@ -1,0 +1,1 @@
+"""An open-loop load generator for the service: what it offers, when, and what came back."""
