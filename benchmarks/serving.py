@@ -26,7 +26,6 @@ import numpy as np
 
 from trt_var import Pipeline
 from trt_var.serving.batching.policy import Policy
-from trt_var.serving.simulation import simulate
 from trt_var.serving.load.counting import row
 from trt_var.serving.load.mix import Mix
 from trt_var.serving.load.plan import Arrivals, plans
@@ -35,6 +34,7 @@ from trt_var.serving.load.report import Report
 from trt_var.serving.load.rows import Row
 from trt_var.serving.load.run import ask, go
 from trt_var.serving.load.service import Target
+from trt_var.serving.simulation import simulate
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 REPEATS = 7
@@ -230,9 +230,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--backend", default="onnxruntime", help="default: %(default)s")
     found.add_argument("--seconds", type=float, default=20.0, help="of each load (default: %(default)g)")
     found.add_argument("--objective", type=float, default=1.0, help="seconds, of N under load (default: %(default)g)")
-    found.add_argument(
-        "--overhead", type=float, default=0.003, help="seconds of HTTP, simulated (default: %(default)g)"
-    )
+    found.add_argument("--overhead", type=float, default=0.003, help="seconds of HTTP, simulated (default: %(default)g)")
     found.add_argument("--parts", nargs="*", default=["idle", "saturation", "overload", "auto"], help="default: all")
     found.add_argument("--out", type=Path, default=Path("docs/serving"), help="folder (default: %(default)s)")
     found.add_argument("--plot", action="store_true", help="also the course of N under load")

@@ -7,13 +7,13 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from trt_var.decoding.sampling import PRESETS, Sampling
 from trt_var.errors import DataError, TrtVarError, UsageError
-from trt_var.pictures.reading import probe
+from trt_var.pictures.reading import HALF, probe
 from trt_var.pipeline import Pipeline
 from trt_var.requests.checking import Kept
 from trt_var.requests.results import Preview
@@ -22,6 +22,9 @@ from trt_var.serving.batching.dispatch import State
 from trt_var.serving.batching.settings import Batching
 from trt_var.serving.batching.tickets import Served
 from trt_var.serving.batching.watching import Watcher
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -221,8 +224,7 @@ class LocalEngine:
                     width, height = probe(path)
                     if width * height > self._most_pixels:
                         raise UsageError(f"{name} has {width}×{height} pixels; expected {self._most_pixels} at most")
-                _check_transparent(paths["mask"])
-                return self._pipeline.kept(paths["image"], paths["mask"])
+                return self._pipeline.kept(paths["image"], _redrawn(paths["mask"]))
             except TrtVarError as error:
                 raise _without(folder, error) from error
 
@@ -233,9 +235,18 @@ def _without(folder: str, error: TrtVarError) -> TrtVarError:
     return UsageError(told) if isinstance(error, (UsageError, DataError)) else type(error)(told)
 
 
-def _check_transparent(mask: Path) -> None:
+def _redrawn(path: Path) -> Image:
+    """A mask, white where it is redrawn, from one that is transparent there.
+
+    Raises:
+        UsageError: it has no transparency, or none that is transparent.
+    """
     from PIL import Image  # needed by those alone who send pictures
 
-    with Image.open(mask) as image:
-        if "A" not in image.getbands() and "transparency" not in image.info:
+    with Image.open(path) as mask:
+        if "A" not in mask.getbands() and "transparency" not in mask.info:
             raise UsageError("the mask has no transparency; expected a PNG that is transparent where the image is redrawn")
+        redrawn = mask.convert("RGBA").getchannel("A").point([255] * HALF + [0] * HALF)
+    if redrawn.getbbox() is None:
+        raise UsageError("the mask is transparent nowhere; nothing would be redrawn")
+    return redrawn

@@ -88,7 +88,7 @@ def _routes(settings: Settings) -> list[Route]:
     for base in (one, version):
         found += [Route(base, inference.model), Route(f"{base}/ready", inference.ready)]
         found.append(Route(f"{base}/infer", inference.infer, methods=["POST"]))
-    return [*found, Route("/", Page())] if settings.page else found
+    return [*found, Route("/", Page().answer)] if settings.page else found
 
 
 async def _healthz(request: Request) -> Response:

@@ -20,7 +20,7 @@ class Page:
         self._body = files("trt_var.serving.app").joinpath("page.html").read_bytes()
         self._headers = {"Content-Security-Policy": _policy(self._body), "Cache-Control": "no-cache"}
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """``GET /``."""
         return Response(self._body, headers=self._headers, media_type="text/html; charset=utf-8")
 

@@ -8,7 +8,7 @@ from collections import deque
 
 from trt_var.requests.results import Preview
 
-KEPT = 2  # previews that wait for a slow reader; older ones are of no use once newer are there
+HELD = 1 << 20  # bytes of pictures that wait for a slow reader, and two in any case; older ones go
 
 
 class Mailbox:
@@ -16,7 +16,7 @@ class Mailbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop, self._closed = loop, False
-        self._held: deque[Preview] = deque(maxlen=KEPT)
+        self._held: deque[Preview] = deque()
         self._changed = asyncio.Event()
 
     def put(self, preview: Preview) -> None:
@@ -43,4 +43,6 @@ class Mailbox:
             self._closed = True
         else:
             self._held.append(preview)
+            while len(self._held) > 2 and len(self._held) * preview.images.nbytes > HELD:
+                self._held.popleft()
         self._changed.set()

@@ -20,7 +20,7 @@ from trt_var.serving.app.settings import Settings
 log, faults = logging.getLogger("trt_var.serving.access"), logging.getLogger(__name__)
 IDENTITY = re.compile(r"[A-Za-z0-9._-]{1,64}")
 OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
-CHALLENGE = 'Bearer realm="trt-var", Basic realm="trt-var"'  # with Basic, a browser asks for the key
+CHALLENGE = 'Basic realm="trt-var", Bearer realm="trt-var"'  # Basic, so that a browser asks; Chromium reads the first alone
 UPLOADS = "/v1/images/edits"
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 EXACT = {

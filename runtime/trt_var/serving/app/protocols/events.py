@@ -23,6 +23,7 @@ from trt_var.serving.batching.tickets import Served
 
 Event = Preview | Served
 BEAT = b": waiting\n\n"
+SOON = 0.002  # seconds: a refusal comes at once, a first preview later
 
 
 class Stream:
@@ -88,7 +89,7 @@ class Stream:
         shared |= {"output_format": wanted.form, "seed": seed, "label": label}
         if isinstance(event, Served):
             answered(self._request, event)
-            told = {"revised_prompt": asking.title(label, served), **self._service.told(event)}
+            told = {"revised_prompt": asking.title(label, served), **self._end_of(event), **self._service.told(event)}
             return _event(f"{wanted.kind}.completed", {**shared, **told})
         if not self._shown:
             self._service.metrics.first.observe(time.monotonic() - self._request.state.began)
@@ -97,8 +98,11 @@ class Stream:
         self._shown += 1
         return _event(f"{wanted.kind}.partial_image", {**shared, **place, "n_draft": made.n_draft if made else None})
 
-
-SOON = 0.002  # seconds: a refusal comes at once, a first preview later
+    def _end_of(self, served: Served) -> dict[str, Any]:
+        """The place of the last scale, as previews have theirs."""
+        drawn = served.provenance.sampling.scales if served.provenance else None
+        scales = drawn or len(self._service.served().schedule)
+        return {"scale": scales - 1, "scales": scales, "role": "drafter" if served.n_draft >= scales else "refiner"}
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

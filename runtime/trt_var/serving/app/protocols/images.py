@@ -24,6 +24,7 @@ from trt_var.serving.engine import Ask, Description, Edit
 JSON = "application/json"
 FILES = ("image", "mask")
 MULTIPART = {"max_files": 2, "max_fields": 40, "max_part_size": 64 << 10}
+LISTS = ("temperature[]",)  # as forms have them
 NUMBERS = ("temperature", "n_draft")  # fields of a form that may be JSON
 ENOUGH = {"quality": ("auto", "standard"), "background": ("auto", "opaque"), "response_format": ("b64_json",)}
 
@@ -47,6 +48,9 @@ async def edits(request: Request) -> Response:
         fields: dict[str, Any] = {}
         for name, value in form.multi_items():
             short = name.removesuffix("[]")
+            if name in LISTS and isinstance(value, str):
+                fields.setdefault(short, []).append(value)
+                continue
             if short in files or short in fields:
                 raise Refusal(400, f"{short[:80]!r} is there twice; one image is edited at a time", param=short[:80])
             if isinstance(value, UploadFile):
