@@ -150,8 +150,9 @@ def test_runtime_needs_no_more_than_it_says(tmp_path: Path) -> None:
         if name in NEEDED or found.suffix == ".libs":
             (tmp_path / found.name).symlink_to(found)
     code = (
-        "import sys, trt_var; from trt_var import Pipeline; p = Pipeline.load('digits', 'onnxruntime');"
-        "print(p.generate(3, n_draft=4).images.shape);"
+        "import sys, trt_var; from trt_var import Batcher, Batching, Pipeline; p = Pipeline.load('digits', 'onnxruntime')\n"
+        "print(p.generate(3, n_draft=4).images.shape)\n"
+        "with Batcher(p, Batching(batch=2)) as batcher: assert batcher.submit('seven').result().labels == 7\n"
         "print(sorted(set(sys.modules) & {'torch', 'onnx', 'onnx_ir', 'safetensors', 'matplotlib', 'scipy'}))"
     )
     environment = {"PYTHONPATH": os.pathsep.join((str(ROOT / "runtime"), str(tmp_path))), "PATH": os.environ["PATH"]}
