@@ -17,6 +17,7 @@ from trt_var.errors import DeadlineError, OverloadedError
 from trt_var.serving.batching.batcher import Batcher
 from trt_var.serving.batching.dispatch import State
 from trt_var.serving.batching.settings import Batching
+from trt_var.serving.batching.sizing import _best
 from trt_var.serving.batching.tickets import Served
 
 SETTINGS = [Sampling(), Sampling(cfg=3, top_k=40), Sampling(temperature=0.7, top_p=0.5), Sampling(cfg=0), Sampling(scales=4)]
@@ -201,7 +202,26 @@ def test_the_batch_that_pays_is_measured(pipeline: Pipeline) -> None:
         measured = batcher.planner.times.measured()
         assert set(measured) == {2, 3, 4}
         assert batcher.planner.size in measured[4] and 1 in measured[2]
-        assert batcher.planner.size >= 2, measured
+
+
+@pytest.mark.parametrize(
+    ("seconds", "size", "tried"),
+    [
+        ({1: 1.0, 2: 1.1, 4: 1.3, 8: 2.4, 16: 4.8, 32: 9.6}, 8, 32),  # no more a second from 8 on, and two tries
+        ({1: 1.0, 2: 2.0, 4: 4.0}, 1, 4),  # nothing gained at all
+        ({1: 1.0, 2: 2.2, 4: 2.4, 8: 4.8, 16: 9.6}, 4, 16),  # one that was disturbed does not end it
+        ({1: 1.0, 2: 60.0}, 1, 2),  # too long for anyone to wait for
+    ],
+)
+def test_the_smallest_batch_as_good_as_the_best(seconds: dict[int, float], size: int, tried: int) -> None:
+    asked: list[int] = []
+
+    def measure(batch: int) -> float:
+        asked.append(batch)
+        return seconds[batch]
+
+    assert _best(measure, 256, 30.0) == size
+    assert asked[-1] == tried
 
 
 def test_settings_are_checked(pipeline: Pipeline) -> None:

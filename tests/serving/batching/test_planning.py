@@ -135,7 +135,7 @@ def test_load_lowers_n_for_those_that_leave_it_open(pipeline: Pipeline) -> None:
     fixed, bounded, free = ticket(n=(6,)), ticket(n=(6, 5, 4)), ticket(n=(6, 4, 2))
     for one in [fixed, bounded, free, *(ticket(n=(6, 4, 2)) for _ in range(40))]:
         plan.admit(one, 0.0)
-    assert plan.n_draft == 2
+    assert plan.bearable((6, 4, 2)) == 2
     drawn = [batch.n_draft for batch in iter(lambda: plan.take(0.0), None)]
     assert drawn[:3] == [6, 4, 2]
     assert (fixed.run.n_draft, bounded.run.n_draft, free.run.n_draft) == (6, 4, 2)
@@ -150,7 +150,7 @@ def test_all_images_of_a_request_have_one_n(pipeline: Pipeline) -> None:
         plan.admit(ticket(n=(6, 2)), 0.0)
     second = plan.take(0.0)
     assert first and second
-    assert plan.n_draft == 2
+    assert plan.bearable((6, 2)) == 2
     assert {row.run.n_draft for batch in (first, second) for row in batch.rows if row.ticket is large} == {first.n_draft}
 
 

@@ -64,8 +64,8 @@ async def start(service: Service) -> None:
     service.description, service.started = described, int(time.time())
     service.metrics.built(__version__, service.settings.model, described.backend)
     if isinstance(service.engine, LocalEngine):
-        planner = service.engine.batcher.planner
-        service.metrics.watch(lambda: planner.waiting, lambda: planner.running, lambda: planner.n_draft)
+        batcher, planner = service.engine.batcher, service.engine.batcher.planner
+        service.metrics.watch(lambda: planner.waiting, lambda: planner.running, lambda: batcher.n_draft)
 
 
 def _routes(settings: Settings) -> list[Route]:

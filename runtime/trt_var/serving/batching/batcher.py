@@ -77,7 +77,7 @@ class Batcher:
         size = measure(pipeline, self.settings, times)
         for other in self.pipelines[1:]:
             other.warm(levels[0], size)
-        policy = Policy(levels, self.settings.target)
+        policy = Policy(self.settings.all_levels(manifest), self.settings.target)
         planner = Planner(manifest, policy, times, size, self.settings.waiting, len(self.pipelines))
         dispatch = Dispatch(planner, self._watcher, self.settings.failures)
         self._workers = [Worker(one, dispatch, self._watcher) for one in self.pipelines]
@@ -111,6 +111,11 @@ class Batcher:
     def trouble(self) -> str:
         """Why it has failed."""
         return self._dispatch.trouble if self._dispatch else ""
+
+    @property
+    def n_draft(self) -> int:
+        """N of the next request that names none."""
+        return self.planner.bearable(self.settings.levels(self.pipelines[0].manifest))
 
     @property
     def planner(self) -> Planner:

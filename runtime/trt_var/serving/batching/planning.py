@@ -54,11 +54,6 @@ class Planner:
         return sum(len(batch.rows) for batch in self._running)
 
     @property
-    def n_draft(self) -> int:
-        """N of what is taken next, where a request leaves it open."""
-        return self._policy.n_draft(self._level)
-
-    @property
     def _usual(self) -> int:
         """Images of a batch, where more wait than it takes: fewer than it may have if they are of many kinds."""
         return max(1, min(self.size, round(self._fill)))
@@ -148,6 +143,11 @@ class Planner:
         seconds = self.times.seconds(n_draft, self.size)
         return self._devices * self.size / seconds if seconds else math.inf
 
+    def bearable(self, allowed: tuple[int, ...]) -> int:
+        """The largest of these N, falling, that the load bears."""
+        most = self._policy.n_draft(self._level)
+        return next((n for n in allowed if n <= most), allowed[-1])
+
     def _look(self, now: float) -> None:
         """Let the policy see the queue."""
         while self._arrivals and self._arrivals[0][0] < now - WINDOW:
@@ -159,9 +159,7 @@ class Planner:
         """N of a ticket: what it was begun with, or the largest that it bears and the load does."""
         if ticket.started is not None:
             return ticket.run.n_draft
-        if len(self._policy.levels) == 1:
-            return ticket.allowed[0]
-        return next((n for n in ticket.allowed if n <= self.n_draft), ticket.allowed[-1])
+        return self.bearable(ticket.allowed)
 
     def _drop_late(self, now: float) -> None:
         """Put aside those that would be late, before work is lost on them."""

@@ -62,10 +62,14 @@ class Batching:
         return default_n_draft(manifest) if self.n_draft is None else self.n_draft
 
     def levels(self, manifest: Manifest) -> tuple[int, ...]:
-        """The N that load chooses from, falling; one if it does not."""
+        """N of requests that name none, falling: what load chooses from, or one."""
         ceiling = self.ceiling(manifest)
         floor = ceiling if self.floor is None else self.floor
         return tuple(sorted((n for n in manifest.serves if floor <= n <= ceiling), reverse=True))
+
+    def all_levels(self, manifest: Manifest) -> tuple[int, ...]:
+        """Every N that load may come to, falling: requests may leave open more than those that name none."""
+        return tuple(sorted((n for n in manifest.serves if self.floor is None or n >= self.floor), reverse=True))
 
 
 def _check_whole(value: object, name: str, least: int, most: int) -> None:
