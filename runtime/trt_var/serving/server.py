@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import json
 import logging
 import signal
 import socket
@@ -13,7 +12,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 
@@ -181,12 +182,11 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See ``logging.Formatter``."""
         stamp = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}"
-        told = {"ts": stamp, "level": record.levelname.lower(), "logger": record.name}
-        text = record.getMessage()
-        told |= json.loads(text) if record.name.endswith(".access") else {"message": text}
+        told: dict[str, Any] = {"ts": stamp, "level": record.levelname.lower(), "logger": record.name}
+        told |= record.msg if isinstance(record.msg, dict) else {"message": record.getMessage()}
         if record.exc_info:
             told["exception"] = self.formatException(record.exc_info)
-        return json.dumps(told, ensure_ascii=False)
+        return msgspec.json.encode(told).decode()
 
 
 def log_to_stderr(lines: bool, level: int) -> None:

@@ -43,6 +43,13 @@ PATTERNS = {
 }
 
 
+class Told(dict[str, Any]):
+    """What a log line says, for formatters that take it apart; JSON for others."""
+
+    def __str__(self) -> str:
+        return msgspec.json.encode(dict(self)).decode()
+
+
 class Guard:
     """ASGI middleware."""
 
@@ -82,7 +89,7 @@ class _Passage:
             else:
                 await app(self._scope, self._received, self._sent)
         except asyncio.TimeoutError:
-            log.info("%s", msgspec.json.encode({"request_id": self._identity, "reason": "read too slowly"}).decode())
+            log.info(Told(request_id=self._identity, reason="read too slowly"))
         except Exception:
             faults.exception("request %s failed", self._identity)
             if not self._status:
@@ -149,9 +156,10 @@ class _Passage:
         self._metrics.requests.labels(self._route, str(self._status)).inc()
         self._metrics.durations.labels(self._route, str(self._streams).lower()).observe(seconds)
         if log.isEnabledFor(logging.INFO):
-            told = {"request_id": self._identity, "key": self._state["key"], "method": self._scope["method"]}
-            told |= {"route": self._route, "status": self._status, "seconds": round(seconds, 6), "bytes": self._bytes}
-            log.info("%s", msgspec.json.encode({**told, **self._state["told"]}).decode())
+            told = Told(request_id=self._identity, key=self._state["key"], method=self._scope["method"])
+            told.update(route=self._route, status=self._status, seconds=round(seconds, 6), bytes=self._bytes)
+            told.update(self._state["told"])
+            log.info(told)
 
 
 def _route(path: str) -> str:

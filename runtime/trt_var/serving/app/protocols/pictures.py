@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+SMALL = 32_768  # bytes of pixels, a millisecond's work
 QUALITY = 100  # of OpenAI's output_compression
 
 
 async def encoded(images: Sequence[NDArray[np.uint8]], form: str, quality: int | None) -> list[str]:
-    """Files of images [H, W, 3], made aside: a large one takes longer than the service may be deaf."""
+    """Files of images [H, W, 3]; made aside, unless they are so small that handing them over takes longer."""
+    if sum(image.nbytes for image in images) <= SMALL:
+        return [_encode(image, form, quality) for image in images]
     return await asyncio.to_thread(lambda: [_encode(image, form, quality) for image in images])
 
 

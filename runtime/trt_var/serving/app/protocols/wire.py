@@ -86,7 +86,7 @@ def convert(found: Any, kind: type[Request], strict: bool = True) -> Request:
     """
     if not isinstance(found, Mapping):
         raise Refusal(400, f"the request is {type(found).__name__}; expected a JSON object", code="invalid_json")
-    known = {field.name for field in msgspec.structs.fields(kind)}
+    known = kind.__struct_fields__
     strangers = [name for name in found if name not in known]
     if strangers:
         raise Refusal(
