@@ -65,6 +65,16 @@ class Opened:
         return self._backend.description
 
     @property
+    def threads(self) -> int | None:
+        """That the engine was given, on a CPU."""
+        return self._backend.threads
+
+    @property
+    def backend_name(self) -> str:
+        """As given to ``load``; which one ``auto`` took."""
+        return self._backend.name
+
+    @property
     def exact(self) -> bool:
         """Whether everything is computed in float32."""
         return is_exact(self._models.manifest, self.engine)

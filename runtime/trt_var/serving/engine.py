@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -138,10 +138,11 @@ class LocalEngine:
         pipelines: Pipeline | list[Pipeline],
         settings: Batching = Batching(),  # noqa: B008  # frozen
         watcher: Watcher | None = None,
+        beside: Sequence[Pipeline] = (),
         most_pixels: int = 16_000_000,
     ) -> None:
-        """Pipelines, one a device; ``most_pixels`` of a picture that is sent. Errors as of ``Batcher``."""
-        self.batcher = Batcher(pipelines, settings, watcher)
+        """As ``Batcher``; ``most_pixels`` of a picture that is sent."""
+        self.batcher = Batcher(pipelines, settings, watcher, beside)
         self._pipeline, self._most_pixels = self.batcher.pipelines[0], most_pixels
         self._encoding = asyncio.Semaphore(1)  # one at a time: an encoder's memory is not counted
 
@@ -165,7 +166,6 @@ class LocalEngine:
         """See ``Engine``."""
         manifest, settings, pipeline = self._pipeline.manifest, self.batcher.settings, self._pipeline
         planner, levels = self.batcher.planner, settings.levels(manifest)
-        alone = {n: sizes[1] for n, sizes in planner.times.measured().items() if 1 in sizes}
         return Description(
             backend=pipeline.backend,
             exact=pipeline.exact,
@@ -180,7 +180,7 @@ class LocalEngine:
             ceiling=levels[0],
             floor=levels[-1],
             more_smooth=manifest.smooth is not None and all(one.logits for one in manifest.models.values()),
-            seconds=alone,
+            seconds=self.batcher.alone,
             batch=planner.size,
             waiting=settings.waiting,
             timeout=settings.timeout,

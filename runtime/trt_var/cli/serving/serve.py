@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import sys
 from pathlib import Path
@@ -16,11 +17,15 @@ from trt_var.files.paths import expanded
 if TYPE_CHECKING:
     import socket
 
+    from trt_var.pipeline import Pipeline
     from trt_var.serving.batching.settings import Batching
     from trt_var.serving.server import Process
 
 PACKAGES = ("starlette", "uvicorn", "prometheus_client", "multipart", "python_multipart", "anyio")
 AUTO = "auto"
+SMALL = 100_000_000  # bytes of a bundle
+GAINS = "onnxruntime"  # OpenVINO draws less side by side (docs/serving.md has figures)
+USUAL_BESIDE, MOST_BESIDE = 4, 64
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -81,6 +86,10 @@ def _add_batching(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--batch", type=int, metavar="n", help="images drawn together at most (default: measured at the start)"
     )
+    beside = (
+        "engines that share the cores of a CPU (default: one a core, at most 4, for small bundles on ONNX Runtime; else 1)"
+    )
+    group.add_argument("--side-by-side", type=int, metavar="n", help=beside)
     group.add_argument(
         "--max-waiting", type=int, default=256, metavar="n", help="images that may wait (default: %(default)s)"
     )
@@ -114,7 +123,7 @@ def _serve(options: argparse.Namespace) -> None:
     settings = Settings(name, _images(options.max_images), keys=keys, hosts=hosts, page=not options.no_page)
     with arguments.pipeline(options) as pipeline:
         metrics = Metrics()
-        engine = LocalEngine(pipeline, _batching(options, pipeline.manifest.serves), metrics)
+        engine = LocalEngine(pipeline, _batching(options, pipeline.manifest.serves), metrics, _beside(options, pipeline))
         app = build(engine, settings, metrics)
         listening = server.bind(process)
         lines = options.log_format == "json" or (options.log_format is None and not sys.stderr.isatty())
@@ -158,6 +167,25 @@ def _batching(options: argparse.Namespace, serves: tuple[int, ...]) -> Batching:
         floor=floor,
         target=options.target_latency,
     )
+
+
+def _beside(options: argparse.Namespace, pipeline: Pipeline) -> list[Pipeline]:
+    """Pipelines that share the cores of the given one; none on a GPU, and where each image is drawn alone."""
+    threads, count = pipeline.threads, options.side_by_side
+    if count is not None and not 1 <= count <= MOST_BESIDE:
+        raise UsageError(f"--side-by-side is {count}; expected 1 to {MOST_BESIDE}")
+    if threads is None:
+        return []
+    if count is None:
+        small = sum(file.size for file in pipeline.manifest.files.values()) < SMALL
+        count = min(threads, USUAL_BESIDE) if small and pipeline.backend_name == GAINS else 1
+    if count == 1:
+        return []
+    shared = copy.copy(options)
+    shared.threads = max(1, threads // count)
+    if options.backend == AUTO:
+        shared.backend = pipeline.backend_name
+    return [arguments.pipeline(shared) for _ in range(count)]
 
 
 def _number(text: str | None) -> int | None:

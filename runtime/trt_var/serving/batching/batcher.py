@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from trt_var.decoding.numbers import lies_in, shown, whole
 from trt_var.decoding.sampling import Sampling
@@ -20,14 +20,10 @@ from trt_var.serving.batching.mailbox import Mailbox
 from trt_var.serving.batching.planning import Planner
 from trt_var.serving.batching.policy import Policy
 from trt_var.serving.batching.settings import LONGEST, Batching
-from trt_var.serving.batching.sizing import measure
+from trt_var.serving.batching.sizing import choose
 from trt_var.serving.batching.tickets import Served, Ticket
-from trt_var.serving.batching.times import Times
 from trt_var.serving.batching.watching import Watcher
 from trt_var.serving.batching.worker import Worker
-
-if TYPE_CHECKING:
-    pass
 
 LATE = "not done by its deadline; ask with a longer timeout"
 NDraft = int | tuple[int, int] | Literal["auto"] | None
@@ -52,17 +48,26 @@ class Batcher:
         pipelines: Pipeline | Sequence[Pipeline],
         settings: Batching = Batching(),  # noqa: B008  # frozen
         watcher: Watcher | None = None,
+        beside: Sequence[Pipeline] = (),
     ) -> None:
         """Pipelines, one a device, of one bundle: they share the queue. They stay the caller's to close.
+
+        ``beside`` are several that share the cores of a single one, each on fewer threads: small models draw more so, while
+        other work goes on beside them. The single one then draws lone images alone, which it does sooner.
 
         Raises:
             UsageError: a setting out of range, or pipelines of several bundles.
         """
         self.pipelines = [pipelines] if isinstance(pipelines, Pipeline) else list(pipelines)
-        if not self.pipelines or any(one.manifest != self.pipelines[0].manifest for one in self.pipelines):
+        self._beside = list(beside)
+        given = [*self.pipelines, *self._beside]
+        if not self.pipelines or any(one.manifest != given[0].manifest for one in given):
             raise UsageError("a batcher needs a pipeline, or several of one bundle")
+        if self._beside and len(self.pipelines) > 1:
+            raise UsageError("pipelines beside are for a single one; these share no cores")
         settings.check(self.pipelines[0].manifest)
         self.settings, self._watcher = settings, watcher or Watcher()
+        self.alone: dict[int, float] = {}  # measured seconds of a single image, by N
         self._dispatch: Dispatch | None = None
         self._workers: list[Worker] = []
 
@@ -72,15 +77,15 @@ class Batcher:
         Raises:
             BundleError, BackendError: a single image cannot be drawn.
         """
-        pipeline, times = self.pipelines[0], Times()
-        manifest, levels = pipeline.manifest, self.settings.levels(pipeline.manifest)
-        size = measure(pipeline, self.settings, times)
-        for other in self.pipelines[1:]:
-            other.warm(levels[0], size)
+        manifest = self.pipelines[0].manifest
+        line = choose(self.pipelines, self._beside, self.settings)
+        self.alone = line.alone
         policy = Policy(self.settings.all_levels(manifest), self.settings.target)
-        planner = Planner(manifest, policy, times, size, self.settings.waiting, len(self.pipelines))
-        dispatch = Dispatch(planner, self._watcher, self.settings.failures)
-        self._workers = [Worker(one, dispatch, self._watcher) for one in self.pipelines]
+        planner = Planner(manifest, policy, line.times, line.size, self.settings.waiting, len(line.working))
+        dispatch = Dispatch(planner, self._watcher, self.settings.failures, line.lone is not None)
+        self._workers = [Worker(one, dispatch, self._watcher) for one in line.working]
+        if line.lone is not None:
+            self._workers.append(Worker(line.lone, dispatch, self._watcher, lone=True))
         self._dispatch = dispatch
         for worker in self._workers:
             worker.start()

@@ -28,8 +28,9 @@ class State(Enum):
 class Dispatch:
     """A planner with a lock, and the state that goes with it."""
 
-    def __init__(self, planner: Planner, watcher: Watcher, failures: int) -> None:
-        self._planner, self._watcher, self._most_failures = planner, watcher, failures
+    def __init__(self, planner: Planner, watcher: Watcher, failures: int, has_lone: bool = False) -> None:
+        """With ``has_lone``, one of the workers draws lone images, on the cores that the others share."""
+        self._planner, self._watcher, self._most_failures, self._has_lone = planner, watcher, failures, has_lone
         self.clock = time.monotonic
         self._changed = threading.Condition()
         self._failures = 0
@@ -50,16 +51,18 @@ class Dispatch:
                 self._watcher.rejected(error.reason, ticket.images)
                 raise
             self._watcher.admitted(ticket.images)
-            self._changed.notify()
+            self._changed.notify_all()  # one of them may suit it, and who knows which
         ticket.future.add_done_callback(lambda future: self._cancelled(ticket, future))
 
-    def take(self) -> Batch | None:
+    def take(self, lone: bool = False) -> Batch | None:
         """The next batch; waits for one. None when there will be none any more."""
         while self.state is not State.FAILED:
             with self._changed:
-                batch, late = self._planner.take(self.clock()), self._planner.pop_late()
+                suits = not self._has_lone or self._planner.suits(lone)
+                batch = self._planner.take(self.clock(), lone) if suits else None
+                late = self._planner.pop_late()
                 if batch is None and not late:
-                    if self.state is State.DRAINING:
+                    if self.state is State.DRAINING and not self._planner.waiting:
                         return None
                     self._changed.wait()
             for ticket in late:  # outside the lock: callers may have hung anything on their futures

@@ -20,11 +20,12 @@ FADE = 0.3  # the share of a new batch in what is known of how full batches get
 
 @dataclass(frozen=True)
 class Batch:
-    """Images to be drawn together."""
+    """Images to be drawn together; by the pipeline for lone ones, or not."""
 
     rows: tuple[Row, ...]
     n_draft: int
     began: float
+    lone: bool = False
 
 
 class Planner:
@@ -80,22 +81,33 @@ class Planner:
         self._queue.append(ticket)
         self.waiting += ticket.images
 
-    def take(self, now: float) -> Batch | None:
-        """The next batch: the oldest image and those of its kind that came next; None if none waits."""
+    def suits(self, lone: bool) -> bool:
+        """Whether what waits is for the pipeline that draws lone images on all cores, or for those that share them."""
+        if any(batch.lone for batch in self._running):
+            return False
+        return lone == (self.waiting == 1 and not self._running)
+
+    def take(self, now: float, lone: bool = False) -> Batch | None:
+        """The next batch: the oldest image and those of its kind that came next; None if none waits.
+
+        Idle devices share what waits, so that none of them stands still meanwhile.
+        """
         self._drop_late(now)
         self._look(now)
         if not self._queue:
             return None
+        idle = max(1, self._devices - len(self._running))
+        share = min(self.size, -(-self.waiting // idle))
         kind: Kind | None = None
         rows: list[Row] = []
-        crowded = self.waiting >= self.size
+        crowded = self.waiting >= self.size * idle
         for ticket in list(self._queue):
             n_draft = self._choice(ticket)
             own = ticket.kind(n_draft, self._manifest)
             kind = kind or own
             if own != kind:
                 continue
-            size = min(self.size, MAX_SMOOTH_BATCH) if kind.more_smooth else self.size
+            size = min(share, MAX_SMOOTH_BATCH) if kind.more_smooth else share
             rows += ticket.take(min(size - len(rows), ticket.images - ticket.taken), n_draft, now)
             if ticket.taken == ticket.images:
                 self._queue.remove(ticket)
@@ -105,14 +117,14 @@ class Planner:
         if crowded:
             self._fill += FADE * (len(rows) - self._fill)
         rows.sort(key=lambda row: not row.ticket.previews)  # those that are shown meanwhile lie together, in front
-        batch = Batch(tuple(rows), rows[0].run.n_draft, now)
+        batch = Batch(tuple(rows), rows[0].run.n_draft, now, lone)
         self._running.add(batch)
         return batch
 
     def finished(self, batch: Batch, now: float, *, whole: bool = True) -> None:
         """A batch is done; its time counts if it was drawn to its end."""
         self._running.discard(batch)
-        if whole:
+        if whole and not batch.lone:
             self.times.add(batch.n_draft, len(batch.rows), now - batch.began)
 
     def discard(self, ticket: Ticket) -> bool:

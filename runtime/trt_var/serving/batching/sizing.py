@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from trt_var.bundle.memory import MAX_BATCH
 from trt_var.errors import BackendError
@@ -17,6 +18,43 @@ GAIN = 1.05  # images a second that a larger batch must bring
 PATIENCE = 2  # sizes in a row that may bring less, since other work on the machine disturbs
 ENOUGH = 0.95  # share of the best rate at which the smaller batch is taken
 REPEATS, SHORT = 5, 0.25  # batches below so many seconds are measured several times, the best counts
+
+
+@dataclass(frozen=True)
+class Line:
+    """Who draws, and in which batches.
+
+    Attributes:
+        working: share the queue.
+        lone: draws lone images, on the cores that the others share; None where there are no such.
+        size: images drawn together at most.
+        times: measured, of the working ones.
+        alone: seconds of a single image, by N.
+    """
+
+    working: list[Pipeline]
+    lone: Pipeline | None
+    size: int
+    times: Times
+    alone: dict[int, float]
+
+
+def choose(pipelines: list[Pipeline], beside: list[Pipeline], settings: Batching) -> Line:
+    """Measure which batch pays, of those beside each other if there are any; the single one then draws lone images.
+
+    Raises:
+        BundleError, BackendError: a single image cannot be drawn.
+    """
+    single, times = pipelines[0], Times()
+    size = measure(single, settings, times)
+    alone = {n: sizes[1] for n, sizes in times.measured().items() if 1 in sizes}
+    working, lone = pipelines, None
+    if beside:
+        working, lone, times = beside, single, Times()
+        size = measure(beside[0], settings, times)
+    for other in working[1:]:
+        other.warm(settings.levels(single.manifest)[0], size)
+    return Line(working, lone, size, times, alone)
 
 
 def measure(pipeline: Pipeline, settings: Batching, times: Times) -> int:

@@ -27,16 +27,16 @@ NAME = "trt-var-engine"
 class Worker(threading.Thread):
     """Ends when the dispatch is closed and empty, or has failed."""
 
-    def __init__(self, pipeline: Pipeline, dispatch: Dispatch, watcher: Watcher) -> None:
+    def __init__(self, pipeline: Pipeline, dispatch: Dispatch, watcher: Watcher, lone: bool = False) -> None:
         super().__init__(name=NAME, daemon=True)
-        self._pipeline, self._dispatch, self._watcher = pipeline, dispatch, watcher
+        self._pipeline, self._dispatch, self._watcher, self._lone = pipeline, dispatch, watcher, lone
         self._made: Provenance | None = None
 
     def run(self) -> None:
         """Draw until there is nothing more to draw."""
         batch: Batch | None = None
         try:
-            while (batch := self._dispatch.take()) is not None:
+            while (batch := self._dispatch.take(self._lone)) is not None:
                 self._serve(batch)
         except BaseException as error:  # whatever ends this thread, callers must not wait for ever
             log.exception("the engine's thread ended")
