@@ -67,7 +67,7 @@ class Keys:
         Raises:
             UsageError: a file that cannot be read, or a line that is no name and key.
         """
-        self._path, self._rate, self._most = path, rate, most
+        self._path, self._rate, self.most = path, rate, most
         self._names: dict[bytes, str] = {}
         self._limits: dict[str, Limit] = {}
         self.reload()
@@ -80,7 +80,7 @@ class Keys:
         """
         names = _read(self._path)
         known = self._limits
-        self._limits = {name: known.get(name) or Limit(self._rate, self._most) for name in names.values()}
+        self._limits = {name: known.get(name) or Limit(self._rate, self.most) for name in names.values()}
         self._names = names
         log.info("%d keys", len(names))
 
@@ -92,7 +92,7 @@ class Keys:
 
     def limit(self, name: str) -> Limit:
         """Of a name."""
-        return self._limits.get(name) or Limit(self._rate, self._most)
+        return self._limits.get(name) or Limit(self._rate, self.most)
 
 
 def _digest(key: str) -> bytes:

@@ -57,7 +57,7 @@ def _base() -> Json:
         "Model": _object({"id": TEXT}, True),
     }
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",
         "info": {"title": "trt-var", "version": __version__, "description": "Class-conditional images from VAR models."},
         "paths": _paths(generate, infer),
         "components": {
@@ -78,7 +78,7 @@ def _paths(generate: Json, infer: Json) -> Json:
     query = [{"name": "q", "in": "query", "schema": TEXT}, {"name": "limit", "in": "query", "schema": WHOLE}]
     listed = _object({"object": {"const": "list"}, "data": {"type": "array"}}, True)
     anything: Json = {"type": "object"}
-    images, stream = _ref("Images"), {"text/event-stream": {"schema": TEXT}}
+    images, stream = _ref("Images"), {"text/event-stream": {"itemSchema": _event()}}
     bad = (400, 403, 404)
     drawing = (*bad, 408, 413, 415, 429, 499, 500, 503, 504)
     paths: Json = {
@@ -145,6 +145,11 @@ def _object(properties: Json, open_ended: bool = False) -> Json:
 def _error() -> Json:
     optional = {"type": ["string", "null"]}
     return _object({"error": _object({"message": TEXT, "type": TEXT, "param": optional, "code": optional})})
+
+
+def _event() -> Json:
+    """Of a stream, each; the data are one line of JSON."""
+    return _object({"event": TEXT, "data": {"type": "string", "contentMediaType": "application/json"}}, True)
 
 
 def _images() -> Json:

@@ -54,6 +54,12 @@ class Service:
         keys, name = self.settings.keys, request.state.key
         return keys.limit(name) if keys and name else None
 
+    def most_images(self, request: Request) -> int:
+        """That one request may ask for: what could never be drawn is refused for good, not for now."""
+        keys, served = self.settings.keys, self.served()
+        bounds = [self.settings.images, served.waiting, keys.most if keys and keys.most else served.waiting]
+        return min(bounds)
+
     def told(self, served: Served) -> dict[str, Any]:
         """What every answer says of how it was drawn."""
         described = self.served()

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from trt_var.bundle.manifest import Manifest
-from trt_var.errors import OverloadedError
+from trt_var.errors import DeadlineError, OverloadedError
 from trt_var.requests.checking import MAX_SMOOTH_BATCH
 from trt_var.requests.joining import Kind
 from trt_var.serving.batching.policy import Level, Policy
@@ -64,6 +64,7 @@ class Planner:
 
         Raises:
             OverloadedError: no room, or it would wait past its deadline.
+            DeadlineError: it would take longer than it may, though nothing else is asked for.
         """
         ticket.arrived = now
         self._arrivals.append((now, ticket.images))
@@ -75,6 +76,8 @@ class Planner:
                 f"{self.waiting} images wait and {self._most} may; {ticket.images} more find no room: ask again later", whole
             )
         if now + whole > ticket.deadline:
+            if not self.waiting and not self._running:  # asking again would not help
+                raise DeadlineError(f"an answer takes about {whole:.2g} s; ask with a longer timeout")
             wait = f"an answer would take about {whole:.2g} s, and the request gives up after {ticket.deadline - now:.2g} s"
             again = max(now + whole - ticket.deadline, 1.0)
             raise OverloadedError(f"{wait}: ask again later, or with a longer timeout", again, "deadline")

@@ -103,6 +103,8 @@ class _Passage:
         length = self._headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or len(length) > 18 or int(length) > self._most:
             return self._too_large()
+        if self._headers.get("content-encoding", "identity") != "identity":
+            return Refusal(415, "compressed requests are not taken (Content-Encoding)", code="unsupported_media_type")
         host, origin = self._headers.get("host", ""), self._headers.get("origin")
         if self._settings.hosts and _name(host) not in self._settings.hosts:
             return Refusal(403, "this service is not known by that name (Host)", code="unknown_host")

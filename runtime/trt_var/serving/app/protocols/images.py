@@ -24,7 +24,7 @@ from trt_var.serving.engine import Ask, Description, Edit
 JSON = "application/json"
 FILES = ("image", "mask")
 MULTIPART = {"max_files": 2, "max_fields": 40, "max_part_size": 64 << 10}
-LISTS = ("temperature[]",)  # as forms have them
+LISTS, RANGES = ("temperature[]",), {"n_draft[min]": "min", "n_draft[max]": "max"}  # as forms have them
 NUMBERS = ("temperature", "n_draft")  # fields of a form that may be JSON
 ENOUGH = {"quality": ("auto", "standard"), "background": ("auto", "opaque"), "response_format": ("b64_json",)}
 
@@ -50,6 +50,9 @@ async def edits(request: Request) -> Response:
             short = name.removesuffix("[]")
             if name in LISTS and isinstance(value, str):
                 fields.setdefault(short, []).append(value)
+                continue
+            if name in RANGES and isinstance(value, str):
+                fields.setdefault("n_draft", {})[RANGES[name]] = value
                 continue
             if short in files or short in fields:
                 raise Refusal(400, f"{short[:80]!r} is there twice; one image is edited at a time", param=short[:80])
@@ -79,9 +82,9 @@ def _structured(name: str, text: str) -> Any:
 def _wanted(request: Request, service: Service, given: Generate, kind: str, edit: Edit | None) -> Wanted:
     served, settings = service.served(), service.settings
     _check(given, served, settings.model)
-    images = 1 if given.n is None else given.n
-    if not 1 <= images <= settings.images:
-        raise Refusal(400, f"n is {images}; expected 1 to {settings.images}", param="n", code="invalid_value")
+    images, most = 1 if given.n is None else given.n, service.most_images(request)
+    if not 1 <= images <= most:
+        raise Refusal(400, f"n is {images}; expected 1 to {most}", param="n", code="invalid_value")
     previews: frozenset[int] = frozenset()
     if given.stream:
         if images > 1:

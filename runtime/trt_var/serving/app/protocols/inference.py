@@ -66,7 +66,7 @@ async def infer(request: Request) -> Response:
     service: Service = request.app.state.service
     _check(request, service)
     served = service.served()
-    asked = tensors.read(await request.body(), request.headers.get(tensors.HEADER), service.settings.images)
+    asked = tensors.read(await request.body(), request.headers.get(tensors.HEADER), service.most_images(request))
     ask = Ask(
         labels=asked.labels,
         seeds=asked.seeds or asking.seeds(None, len(asked.labels)),

@@ -171,4 +171,8 @@ def _outputs(infer: Infer) -> dict[str, bool]:
     strangers = [one.name[:80] for one in infer.outputs if one.name not in OUTPUTS]
     if strangers:
         raise Refusal(400, f"output {strangers[0]!r}; expected {', '.join(OUTPUTS)}", code="unknown_parameter")
+    for one in infer.outputs:
+        if set(one.parameters) - {"binary_data"}:
+            told = f"output {one.name} has parameters other than binary_data, which nothing would come of"
+            raise Refusal(400, told, code="unknown_parameter")
     return {one.name: one.parameters.get("binary_data", default) is True for one in infer.outputs}
