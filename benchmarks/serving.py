@@ -18,6 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,38 +144,52 @@ def overload(pipeline: Pipeline, options: argparse.Namespace, found: dict[str, A
 
 def auto(pipeline: Pipeline, options: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
     """1.4 times what the largest N can draw: N fixed, and N that load chooses; the latter simulated, too."""
-    serves = pipeline.manifest.serves
-    ceiling, target_seconds = max(serves), options.objective
-    levels = tuple(sorted(serves, reverse=True))
-    fixed_options = ("--n-draft", str(ceiling), "--max-waiting", "100000")
-    auto_options = ("--n-draft", "auto", "--n-draft-ceiling", str(ceiling), "--target-latency", str(target_seconds))
-    with serving(options, *fixed_options) as target:
-        size = int(described(target)["batch"])
-        capacity = offer(target, 1.2 * max(best(pipeline, ceiling).values()), options.seconds / 2).images_per_second
-    costs = measured(pipeline, levels, size)
-    ratio = capacity / (size / costs[ceiling][size])
-    rate = 1.4 * capacity
-    with serving(options, *fixed_options) as target:
-        fixed = offer(target, rate, options.seconds, objective=target_seconds)
-    with serving(options, *auto_options, "--max-waiting", "100000", "--batch", str(size)) as target:
+    serves, objective = pipeline.manifest.serves, options.objective
+    ceiling, levels = max(serves), tuple(sorted(serves, reverse=True))
+    endless = ("--max-waiting", "100000")
+    with serving(options, "--n-draft", str(ceiling), *endless) as target:
+        told = described(target)
+        size, devices = int(told["batch"]), int(told["side_by_side"])
+        capacity = offer(target, 1.3 * max(best(pipeline, ceiling).values()), options.seconds / 2).images_per_second
+        rate = 1.4 * capacity
+        fixed = offer(target, rate, options.seconds, objective=objective)
+    given = ("--n-draft", "auto", "--n-draft-ceiling", str(ceiling), "--target-latency", str(objective))
+    with serving(options, *given, "--batch", str(size), *endless) as target:
         model = ask(target)
         offered = plans(Arrivals((rate,), duration=options.seconds, seed=1), Mix(), model)
-        run = go(target, offered)[0]
-        free = row(run, target_seconds)
-    options.out.mkdir(parents=True, exist_ok=True)
-    plot(Report(target.url, model, target_seconds, [free]), options.out / "auto.png") if options.plot else None
+        before = batches(target)
+        free = row(go(target, offered)[0], objective)
+        drawn = {n: [now - then for now, then in zip(one, before[n], strict=True)] for n, one in batches(target).items()}
+    policy = Policy(levels, objective)
+    with Pipeline.load(options.engines, options.backend, threads=max(1, (pipeline.threads or 1) // devices)) as one:
+        shapes = {n: [timed(partial(draw, one, n, images), REPEATS) for images in (1, size)] for n in levels}
 
-    def cost(n_draft: int, batch: int) -> float:
-        known = costs[n_draft]
-        return float(np.interp(batch, list(known), list(known.values()))) / ratio
+    def shape(n_draft: int, images: float) -> float:
+        return float(np.interp(images, [1, size], shapes[n_draft]))
 
-    policy = Policy(levels, target_seconds)
-    answers = simulate(pipeline.manifest, policy, cost, size, offered[0].arrivals.tolist(), overhead=options.overhead)
+    def slowed(n_draft: int) -> float:
+        """How much longer batches took in the service than here, with nothing beside them."""
+        count, seconds, images = drawn.get(n_draft, [0, 0, 0])
+        return seconds / count / shape(n_draft, images / count) if count >= 5 else 0
+
+    known = [slowed(n) for n in levels if slowed(n)]
+
+    def cost(n_draft: int, images: int) -> float:
+        return shape(n_draft, images) * (slowed(n_draft) or statistics.median(known))
+
+    answers = simulate(
+        pipeline.manifest, policy, cost, size, offered[0].arrivals.tolist(), devices=devices, overhead=options.overhead
+    )
     seconds = np.array([answer.seconds for answer in answers])
+    simulated = float(np.quantile(seconds, 0.95))
+    if options.plot:
+        report = Report(url=target.url, model=model, command="", settings={}, objective=objective, rows=[free])
+        plot(report, options.out / "auto.png")
     return {
         "capacity_of_ceiling": capacity,
         "offered": rate,
         "batch": size,
+        "side_by_side": devices,
         "fixed": {"n_draft": ceiling, "attainment": fixed.attainment, "latency": msgspec.to_builtins(fixed.whole)},
         "auto": {
             "attainment": free.attainment,
@@ -184,13 +199,22 @@ def auto(pipeline: Pipeline, options: argparse.Namespace, found: dict[str, Any])
             "statuses": free.statuses,
         },
         "simulated": {
-            "attainment": float(np.mean(seconds <= target_seconds)),
+            "attainment": float(np.mean(seconds <= objective)),
             "p50": float(np.quantile(seconds, 0.5)),
-            "p95": float(np.quantile(seconds, 0.95)),
+            "p95": simulated,
             "mean_n": float(np.mean([answer.n_draft for answer in answers])),
         },
-        "p95_measured_over_simulated": (free.whole.p95 if free.whole else 0) / float(np.quantile(seconds, 0.95)),
+        "p95_measured_over_simulated": (free.whole.p95 if free.whole else 0) / simulated,
     }
+
+
+def batches(target: Target) -> dict[int, tuple[float, float, float]]:
+    """Batches, their seconds and their images so far, by N."""
+    with urllib.request.urlopen(f"{target.url}/metrics") as answer:
+        lines = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#"))
+    names = ("trt_var_batch_duration_seconds_count", "trt_var_batch_duration_seconds_sum", "trt_var_images_total")
+    values = {n: [float(lines.get(f'{name}{{n_draft="{n}"}}', 0)) for name in names] for n in range(64)}
+    return {n: (count, seconds, images) for n, (count, seconds, images) in values.items()}
 
 
 def timed(work: Callable[[], object], repeats: int, rest: float = 0.0) -> float:
@@ -204,24 +228,13 @@ def timed(work: Callable[[], object], repeats: int, rest: float = 0.0) -> float:
     return statistics.median(found)
 
 
+def draw(pipeline: Pipeline, n_draft: int | None, size: int) -> None:
+    pipeline.generate([i % pipeline.manifest.classes for i in range(size)], n_draft=n_draft, batch_size=size)
+
+
 def best(pipeline: Pipeline, n_draft: int | None) -> dict[int, float]:
     """Images a second by batch."""
-    return {
-        size: size / timed(lambda size=size: pipeline.generate([3] * size, n_draft=n_draft, batch_size=size), REPEATS)  # type: ignore[misc]
-        for size in SIZES
-    }
-
-
-def measured(pipeline: Pipeline, levels: tuple[int, ...], size: int) -> dict[int, dict[int, float]]:
-    """Seconds of a batch by N and size."""
-    sizes = sorted({1, 2, 4, 8, 16, size})
-    return {
-        n: {
-            batch: timed(lambda n=n, batch=batch: pipeline.generate([3] * batch, n_draft=n, batch_size=batch), REPEATS)  # type: ignore[misc]
-            for batch in sizes
-        }
-        for n in levels
-    }
+    return {size: size / timed(partial(draw, pipeline, n_draft, size), REPEATS) for size in SIZES}
 
 
 def parser() -> argparse.ArgumentParser:

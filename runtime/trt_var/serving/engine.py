@@ -70,6 +70,7 @@ class Description(msgspec.Struct, frozen=True):
         ceiling, floor: N that load chooses from where a request leaves it open; equal if it does not.
         seconds: measured time of a single image, by N.
         batch: images drawn together at most.
+        side_by_side: batches that are drawn at the same time.
         waiting: images that may wait.
         timeout: seconds after which a request is given up.
     """
@@ -89,6 +90,7 @@ class Description(msgspec.Struct, frozen=True):
     more_smooth: bool
     seconds: dict[int, float]
     batch: int
+    side_by_side: int
     waiting: int
     timeout: float
     presets: tuple[str, ...] = tuple(PRESETS)
@@ -182,6 +184,7 @@ class LocalEngine:
             more_smooth=manifest.smooth is not None and all(one.logits for one in manifest.models.values()),
             seconds=self.batcher.alone,
             batch=planner.size,
+            side_by_side=planner.devices,
             waiting=settings.waiting,
             timeout=settings.timeout,
         )

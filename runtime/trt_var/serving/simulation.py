@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,18 +39,20 @@ def simulate(
     size: int,
     arrivals: Sequence[float],
     *,
+    devices: int = 1,
     waiting: int = 1 << 30,
     timeout: float = math.inf,
     overhead: float = 0.0,
 ) -> list[Answer]:
-    """Answers to requests for one image each that come at given seconds, rising, on one device.
+    """Answers to requests for one image each that come at given seconds, rising.
 
     Args:
         manifest: of a bundle.
         policy: which N the load bears; its levels are what every request allows.
-        cost: seconds of a batch, by N and size.
+        cost: seconds of a batch, by N and size, while all devices work.
         size: images drawn together at most.
         arrivals: seconds.
+        devices: that share the queue.
         waiting: images that may wait.
         timeout: seconds after which a request is given up.
         overhead: seconds that every answer takes besides.
@@ -58,28 +61,23 @@ def simulate(
     for n_draft in policy.levels:
         for batch in sorted({1, size}):
             times.add(n_draft, batch, cost(n_draft, batch))
-    planner = Planner(manifest, policy, times, size, waiting)
+    planner = Planner(manifest, policy, times, size, waiting, devices)
     run = Run((0,), (0,), policy.levels[0], Sampling())
     answers: list[Answer] = []
-    running: Batch | None = None
-    place, now, ends = 0, 0.0, math.inf
-    while place < len(arrivals) or running is not None:
-        if place < len(arrivals) and arrivals[place] <= ends:
+    running: list[tuple[float, int, Batch]] = []
+    place = 0
+    while place < len(arrivals) or running:
+        if place < len(arrivals) and (not running or arrivals[place] <= running[0][0]):
             now = arrivals[place]
             place += 1
             _admit(planner, Ticket(run, policy.levels, now + timeout), now, answers)
-        elif running is not None:
-            now = ends
-            planner.finished(running, now)
-            answers += [
-                Answer(row.ticket.arrived, now - row.ticket.arrived + overhead, running.n_draft) for row in running.rows
-            ]
-            running, ends = None, math.inf
-        if running is None:
-            running = planner.take(now)
-            late = [Answer(ticket.arrived, math.inf, ticket.allowed[-1]) for ticket in planner.pop_late()]
-            answers += late
-            ends = now + cost(running.n_draft, len(running.rows)) if running else math.inf
+        else:
+            now, _, ended = heapq.heappop(running)
+            planner.finished(ended, now)
+            answers += [Answer(row.ticket.arrived, now - row.ticket.arrived + overhead, ended.n_draft) for row in ended.rows]
+        while len(running) < devices and (taken := planner.take(now)) is not None:
+            heapq.heappush(running, (now + cost(taken.n_draft, len(taken.rows)), id(taken), taken))
+        answers += [Answer(ticket.arrived, math.inf, ticket.allowed[-1]) for ticket in planner.pop_late()]
     return sorted(answers, key=lambda answer: answer.arrived)
 
 

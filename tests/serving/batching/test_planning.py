@@ -165,7 +165,7 @@ def test_times_count_once_a_batch_is_whole(pipeline: Pipeline) -> None:
     batch = plan.take(0.0)
     assert batch
     plan.finished(batch, 1.0)
-    assert plan.seconds(4, 0.0) == pytest.approx(0.8 * 0.5 + 0.2 * 1.0)
+    assert plan.seconds(4, 0.0) == pytest.approx(0.9 * 0.5 + 0.1 * 1.0)
     assert plan.running == 0
 
 
@@ -178,3 +178,14 @@ def test_times_between_and_beyond_those_that_were_measured() -> None:
     assert times.seconds(4, 1) == pytest.approx(1.0)
     assert times.seconds(4, 12) == pytest.approx(4.0)
     assert times.seconds(6, 4) == pytest.approx(1.5)
+
+
+def test_what_slows_one_n_down_does_so_with_all() -> None:
+    times = Times()
+    times.add(4, 2, 1.0)
+    times.add(6, 2, 2.0)
+    for _ in range(100):
+        times.observe(4, 2, 3.0)
+    assert times.seconds(6, 2) == pytest.approx(6.0, rel=1e-3)
+    times.observe(4, 2, 1e9)
+    assert times.slowdown < 13

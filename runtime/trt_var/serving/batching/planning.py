@@ -35,11 +35,12 @@ class Planner:
         waiting: images in the queue.
         times: measured ones, of batches.
         size: images drawn together at most.
+        devices: batches that are drawn at the same time.
     """
 
     def __init__(self, manifest: Manifest, policy: Policy, times: Times, size: int, most: int, devices: int = 1) -> None:
         self._manifest, self._policy, self.times = manifest, policy, times
-        self.size, self._most, self._devices = size, most, devices
+        self.size, self._most, self.devices = size, most, devices
         self._queue: deque[Ticket] = deque()
         self._running: set[Batch] = set()
         self._arrivals: deque[tuple[float, int]] = deque()
@@ -99,7 +100,7 @@ class Planner:
         self._look(now)
         if not self._queue:
             return None
-        idle = max(1, self._devices - len(self._running))
+        idle = max(1, self.devices - len(self._running))
         share = min(self.size, -(-self.waiting // idle))
         kind: Kind | None = None
         rows: list[Row] = []
@@ -128,7 +129,7 @@ class Planner:
         """A batch is done; its time counts if it was drawn to its end."""
         self._running.discard(batch)
         if whole and not batch.lone:
-            self.times.add(batch.n_draft, len(batch.rows), now - batch.began)
+            self.times.observe(batch.n_draft, len(batch.rows), now - batch.began)
 
     def discard(self, ticket: Ticket) -> bool:
         """Forget a ticket; whether it was still waiting, in part at least."""
@@ -149,14 +150,14 @@ class Planner:
         """Expected from now to the answer of a request that comes now, if all is drawn with N."""
         size = self._usual
         left = [max(0.0, one.began + self.times.seconds(one.n_draft, len(one.rows)) - now) for one in self._running]
-        begin = min(left) if len(left) == self._devices else 0.0
+        begin = min(left) if len(left) == self.devices else 0.0
         before, last = divmod(self.waiting + images - 1, size)
-        return begin + (before * self.times.seconds(n_draft, size)) / self._devices + self.times.seconds(n_draft, last + 1)
+        return begin + (before * self.times.seconds(n_draft, size)) / self.devices + self.times.seconds(n_draft, last + 1)
 
     def rate(self, n_draft: int) -> float:
         """Images a second that can be drawn."""
         seconds = self.times.seconds(n_draft, self.size)
-        return self._devices * self.size / seconds if seconds else math.inf
+        return self.devices * self.size / seconds if seconds else math.inf
 
     def bearable(self, allowed: tuple[int, ...]) -> int:
         """The largest of these N, falling, that the load bears."""

@@ -78,6 +78,7 @@ def _model(service: Service) -> dict[str, Any]:
         "max_top_k": served.max_top_k,
         "more_smooth": served.more_smooth,
         "batch": served.batch,
+        "side_by_side": served.side_by_side,
         "timeout": served.timeout,
         "seconds": {str(n): round(seconds, 6) for n, seconds in sorted(served.seconds.items())},
         "reproducible": served.reproducible,
