@@ -15,6 +15,7 @@ from trt_var.serving.batching.tickets import Row, Ticket
 from trt_var.serving.batching.times import Times
 
 WINDOW = 2.0  # seconds over which arrivals are counted
+MARGIN = 1.15  # times as long as expected that a wait may take, for a request to be taken in: better refused than late
 FADE = 0.3  # the share of a new batch in what is known of how full batches get
 
 
@@ -76,7 +77,7 @@ class Planner:
             raise OverloadedError(
                 f"{self.waiting} images wait and {self._most} may; {ticket.images} more find no room: ask again later", whole
             )
-        if now + whole > ticket.deadline:
+        if now + (MARGIN * whole if self.waiting else whole) > ticket.deadline:
             if not self.waiting and not self._running:  # asking again would not help
                 raise DeadlineError(f"an answer takes about {whole:.2g} s; ask with a longer timeout")
             wait = f"an answer would take about {whole:.2g} s, and the request gives up after {ticket.deadline - now:.2g} s"
