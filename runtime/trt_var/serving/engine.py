@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +14,7 @@ import msgspec
 
 from trt_var.decoding.sampling import PRESETS, Sampling
 from trt_var.errors import DataError, TrtVarError, UsageError
-from trt_var.pictures.reading import HALF, probe
+from trt_var.pictures.reading import HALF, UNREADABLE, probe, upright
 from trt_var.pipeline import Pipeline
 from trt_var.requests.checking import Kept
 from trt_var.requests.results import Preview
@@ -108,6 +109,9 @@ class Engine(Protocol):
     def drain(self) -> None:
         """Take nothing more in."""
 
+    def abandon(self) -> None:
+        """Give up what waits and what is drawn: nobody has the time any more."""
+
     def state(self) -> State:
         """Whether it serves."""
         ...
@@ -127,8 +131,8 @@ class Engine(Protocol):
         """
         ...
 
-    def stream(self, ask: Ask) -> AsyncIterator[Preview | Served]:
-        """Draw one image, showing it after some scales. Errors as of ``generate``."""
+    async def stream(self, ask: Ask) -> AsyncGenerator[Preview | Served, None]:
+        """Draw one image, showing it after some scales; returns once it is in the queue. Errors as of ``generate``."""
         ...
 
 
@@ -150,7 +154,8 @@ class LocalEngine:
 
     async def start(self) -> None:
         """See ``Engine``."""
-        await asyncio.to_thread(self.batcher.start)
+        if self.batcher.state is State.STARTING:
+            await asyncio.to_thread(self.batcher.start)
 
     async def close(self) -> None:
         """See ``Engine``."""
@@ -159,6 +164,10 @@ class LocalEngine:
     def drain(self) -> None:
         """See ``Engine``."""
         self.batcher.drain()
+
+    def abandon(self) -> None:
+        """See ``Engine``."""
+        self.batcher.abandon()
 
     def state(self) -> State:
         """See ``Engine``."""
@@ -196,10 +205,10 @@ class LocalEngine:
             ask.labels, seed=ask.seeds, n_draft=ask.n_draft, sampling=ask.sampling, timeout=ask.timeout, kept=kept
         )
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Preview | Served]:
+    async def stream(self, ask: Ask) -> AsyncGenerator[Preview | Served, None]:
         """See ``Engine``."""
         kept = await self._kept(ask)
-        drawn = self.batcher.stream(
+        return self.batcher.stream(
             ask.labels,
             seed=ask.seeds,
             n_draft=ask.n_draft,
@@ -208,8 +217,6 @@ class LocalEngine:
             kept=kept,
             previews=ask.previews,
         )
-        async for one in drawn:
-            yield one
 
     async def _kept(self, ask: Ask) -> Kept | None:
         if ask.edit is None:
@@ -224,12 +231,20 @@ class LocalEngine:
                 paths = {name: Path(folder) / name for name in ("image", "mask")}
                 for name, path in paths.items():
                     path.write_bytes(getattr(edit, name))
-                    width, height = probe(path)
-                    if width * height > self._most_pixels:
-                        raise UsageError(f"{name} has {width}×{height} pixels; expected {self._most_pixels} at most")
+                    self._check_size(name, path)
+                    probe(path)
                 return self._pipeline.kept(paths["image"], _redrawn(paths["mask"]))
             except TrtVarError as error:
                 raise _without(folder, error) from error
+
+    def _check_size(self, name: str, path: Path) -> None:
+        """Look at a picture's header alone; what is no picture is told by ``probe``."""
+        from PIL import Image  # needed by those alone who send pictures
+
+        with contextlib.suppress(*UNREADABLE, Image.DecompressionBombError), Image.open(path) as image:
+            if image.width * image.height > self._most_pixels:
+                told = f"{name} has {image.width}×{image.height} pixels; expected {self._most_pixels} at most"
+                raise UsageError(told)
 
 
 def _without(folder: str, error: TrtVarError) -> TrtVarError:
@@ -246,10 +261,15 @@ def _redrawn(path: Path) -> Image:
     """
     from PIL import Image  # needed by those alone who send pictures
 
-    with Image.open(path) as mask:
-        if "A" not in mask.getbands() and "transparency" not in mask.info:
-            raise UsageError("the mask has no transparency; expected a PNG that is transparent where the image is redrawn")
-        redrawn = mask.convert("RGBA").getchannel("A").point([255] * HALF + [0] * HALF)
+    try:
+        with Image.open(path) as mask:
+            if "A" not in mask.getbands() and "transparency" not in mask.info:
+                raise UsageError("the mask has no transparency; expected a PNG, transparent where the image is redrawn")
+            redrawn = upright(mask, {}).convert("RGBA").getchannel("A").point([255] * HALF + [0] * HALF)
+    except UNREADABLE as error:
+        if isinstance(error, UsageError):
+            raise
+        raise DataError(f"the mask cannot be read: {error}") from error
     if redrawn.getbbox() is None:
         raise UsageError("the mask is transparent nowhere; nothing would be redrawn")
     return redrawn

@@ -17,16 +17,19 @@ from typing import Any
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from trt_var.errors import OutputError, UsageError
 from trt_var.serving.app.keys import Keys
 from trt_var.serving.app.service import Service
+from trt_var.serving.app.settings import Settings
 from trt_var.serving.batching.dispatch import State
 
 log = logging.getLogger(__name__)
 FAILED = 1
+LAST = 1.0  # seconds that answers may take to be sent after that nothing more is drawn
 LOOK, GRACE = 0.2, 2.0  # seconds between looks at the engine; that a failed one still answers, so that balancers see it
-LARGEST_HEADERS = 64 << 10
+LARGEST_HEADERS, BACKLOG = 64 << 10, 2048
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -69,8 +72,11 @@ def bind(process: Process) -> socket.socket:
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen(BACKLOG)  # at once: two that bind at the same time would find out only when models are loaded
     except socket.gaierror as error:
         raise UsageError(f"host {process.host!r} is not known: {error.strerror}") from error
+    except UnicodeError as error:
+        raise UsageError(f"host {process.host[:80]!r} is no host's name") from error
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"cannot listen on {process.host}:{process.port}: {reason}; choose another --port") from error
@@ -91,14 +97,39 @@ def serve(app: Starlette, process: Process, listening: socket.socket, ready: Cal
         server_header=False,
         ws="none",
         lifespan="on",
+        http=_protocol(app.state.service.settings),
         h11_max_incomplete_event_size=LARGEST_HEADERS,
-        timeout_graceful_shutdown=None if process.patience is None else max(1, round(process.patience)),
         ssl_certfile=process.certificate,
         ssl_keyfile=process.key,
     )
     server = _Server(config, app.state.service, process, ready)
     server.run(sockets=[listening])
     return FAILED if server.failed else 0
+
+
+def _protocol(settings: Settings) -> type[H11Protocol]:
+    """HTTP by h11, which bounds headers; connections end that send no request, or do not read what was sent."""
+
+    class Protocol(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._unread: asyncio.TimerHandle | None = None
+            self.loop.call_later(settings.body_timeout, self._without_a_request)
+
+        def _without_a_request(self) -> None:
+            if self.cycle is None:
+                self.transport.close()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.loop.call_later(settings.write_timeout, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+            super().resume_writing()
+
+    return Protocol
 
 
 class _Server(uvicorn.Server):
@@ -120,11 +151,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals end the service; unlike uvicorn's, they are not raised once more when it has ended."""
         loop, keys = asyncio.get_running_loop(), self._service.settings.keys
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
         actions: dict[signal.Signals, Callable[[], None]] = {
             number: partial(self._end, number) for number in (signal.SIGTERM, signal.SIGINT)
         }
-        if keys is not None:
-            actions[signal.SIGHUP] = partial(_reload, keys)
+        if hangup is not None:
+            actions[hangup] = partial(_reload, keys)
         before = {number: signal.getsignal(number) for number in actions}
         for number, action in actions.items():
             loop.add_signal_handler(number, action)
@@ -137,15 +169,24 @@ class _Server(uvicorn.Server):
 
     def _end(self, number: signal.Signals) -> None:
         if self._ending:
-            self.should_exit = self.force_exit = True
+            self._give_up()
             return
         self._ending = True
         log.info("%s: no more requests are taken; those that were are answered", number.name)
         self._service.engine.drain()
-        asyncio.get_running_loop().call_later(self._process.drain_delay, self._close)
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._process.drain_delay, self._close)
+        if self._process.patience is not None:
+            loop.call_later(self._process.drain_delay + self._process.patience, self._give_up)
 
     def _close(self) -> None:
         self.should_exit = True
+
+    def _give_up(self) -> None:
+        """Those who wait are told so; what is still there a moment later is cut off."""
+        self._service.engine.abandon()
+        self.should_exit = True
+        asyncio.get_running_loop().call_later(LAST, setattr, self, "force_exit", True)
 
     async def _watch(self) -> None:
         """End when the engine has failed: a supervisor starts the service again, this process cannot mend it."""
@@ -154,10 +195,12 @@ class _Server(uvicorn.Server):
         log.error("the engine has failed; the service ends")
         self.failed = True
         await asyncio.sleep(GRACE)
-        self.should_exit = self.force_exit = True
+        self._give_up()
 
 
-def _reload(keys: Keys) -> None:
+def _reload(keys: Keys | None) -> None:
+    if keys is None:
+        return
     try:
         keys.reload()
     except UsageError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
+import re
+import ssl
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 PACKAGES = ("starlette", "uvicorn", "prometheus_client", "multipart", "python_multipart", "anyio")
 AUTO = "auto"
+NAME = re.compile(r"[^/.\x00-\x1f\ud800-\udfff][^/\x00-\x1f\ud800-\udfff]{0,99}")
+HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9a-f:]+\]")
+MOST_RATE = 1e6
 SMALL = 100_000_000  # bytes of a bundle
 GAINS = "onnxruntime"  # OpenVINO draws less side by side (docs/serving.md has figures)
 USUAL_BESIDE, MOST_BESIDE = 4, 64
@@ -106,6 +111,7 @@ def _serve(options: argparse.Namespace) -> None:
         from trt_var.serving.app.settings import Settings
         from trt_var.serving.engine import LocalEngine
     process = _process(options)
+    _check(options)
     keys = None
     if options.api_key_file:
         keys = Keys(options.api_key_file, options.key_rate, options.key_images)
@@ -120,14 +126,15 @@ def _serve(options: argparse.Namespace) -> None:
     if server.is_loopback(options.host):
         hosts |= server.LOOPBACK
     name = options.model_name or Path(options.engines).resolve().name
+    listening = server.bind(process)
     settings = Settings(name, _images(options.max_images), keys=keys, hosts=hosts, page=not options.no_page)
     with arguments.pipeline(options) as pipeline:
         metrics = Metrics()
         engine = LocalEngine(pipeline, _batching(options, pipeline.manifest.serves), metrics, _beside(options, pipeline))
         app = build(engine, settings, metrics)
-        listening = server.bind(process)
         lines = options.log_format == "json" or (options.log_format is None and not sys.stderr.isatty())
         server.log_to_stderr(lines, logging.INFO)
+        engine.batcher.start()  # before the server: what fails here, or is interrupted, ends as any command does
         if server.serve(app, process, listening, lambda: _say(process, listening)):
             raise BackendError(f"the service ended: {engine.batcher.trouble}")
 
@@ -147,8 +154,30 @@ def _process(options: argparse.Namespace) -> Process:
     for file in filter(None, files):
         if not file.is_file():
             raise UsageError(f"{file} is no file")
+    if all(files):
+        _check_certificate(*files)
     certificate, key = (str(file) if file else None for file in files)
     return Process(options.host, options.port, options.drain_delay, options.patience, certificate, key)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Compare with their ranges what nothing later does."""
+    if options.key_rate is not None and not 0 < options.key_rate <= MOST_RATE:
+        raise UsageError(f"--key-rate is {options.key_rate:g}; expected images a second, more than 0")
+    if options.key_images is not None and options.key_images < 1:
+        raise UsageError(f"--key-images is {options.key_images}; expected 1 or more")
+    if options.model_name is not None and not NAME.fullmatch(options.model_name):
+        raise UsageError("--model-name: expected 1 to 100 printable characters, without / and not beginning with a dot")
+    for name in options.allow_host:
+        if not HOST.fullmatch(name):
+            raise UsageError(f"--allow-host is {name[:80]!r}; expected a host's name, without scheme and port")
+
+
+def _check_certificate(certificate: Path, key: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
+    except (OSError, ValueError) as error:  # SSLError is an OSError; what is encrypted is not asked about
+        raise UsageError(f"{certificate} and {key} are no certificate and its key, unencrypted: {error}") from error
 
 
 def _batching(options: argparse.Namespace, serves: tuple[int, ...]) -> Batching:
@@ -191,10 +220,9 @@ def _beside(options: argparse.Namespace, pipeline: Pipeline) -> list[Pipeline]:
 def _number(text: str | None) -> int | None:
     if text is None:
         return None
-    try:
-        return int(text[:9])
-    except ValueError:
-        raise UsageError(f"--n-draft is {text[:40]!r}; expected a whole number or {AUTO}") from None
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
+        raise UsageError(f"--n-draft is {text[:40]!r}; expected a whole number or {AUTO}")
+    return int(text)
 
 
 def _images(count: int) -> int:

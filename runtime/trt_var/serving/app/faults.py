@@ -43,7 +43,8 @@ class Refusal(Exception):  # noqa: N818  # an answer, not a failure of ours
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, printable(message)[:LONGEST], param, code
+        self.status, self.message, self.code = status, _utf8(printable(message)[:LONGEST]), code
+        self.param = None if param is None else _utf8(param)
         self.headers = headers or {}
 
     @property
@@ -55,6 +56,11 @@ class Refusal(Exception):  # noqa: N818  # an answer, not a failure of ours
         """The answer; ``plain`` as the Open Inference Protocol has it."""
         body = {"error": self.message} if plain else {"error": self.body}
         return Response(msgspec.json.encode(body), self.status, self.headers, "application/json")
+
+
+def _utf8(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def refusal(error: TrtVarError) -> Refusal:

@@ -111,7 +111,7 @@ def _key(header: str) -> str:
 
 def _read(path: Path) -> dict[bytes, str]:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         mode = path.stat().st_mode
     except (OSError, UnicodeError) as error:
         raise UsageError(f"cannot read the keys of {path}: {getattr(error, 'strerror', None) or error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
@@ -25,6 +25,7 @@ from trt_var.serving.batching.tickets import Served, Ticket
 from trt_var.serving.batching.watching import Watcher
 from trt_var.serving.batching.worker import Worker
 
+LAST = 1.0  # seconds that an engine is waited for whose work nobody wants any more
 LATE = "not done by its deadline; ask with a longer timeout"
 NDraft = int | tuple[int, int] | Literal["auto"] | None
 
@@ -40,7 +41,7 @@ class Batcher:
         ...     served = await batcher.generate("seven", seed=7, n_draft=4)
         ...     served.to_pil()[0].save("seven.png")
 
-    With ``with`` in place of ``async with``, and ``submit``, it serves threads.
+    With ``with``, and ``submit``, it serves threads.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Batcher:
         self.alone: dict[int, float] = {}  # measured seconds of a single image, by N
         self._dispatch: Dispatch | None = None
         self._workers: list[Worker] = []
+        self._abandoned = False
 
     def start(self) -> None:
         """Load and compile, measure which batch pays, and begin to serve.
@@ -92,16 +94,20 @@ class Batcher:
 
     def close(self, patience: float | None = None) -> None:
         """Take nothing more in, draw what was taken in, end. What is not drawn after ``patience`` seconds is given up."""
-        if self._dispatch is None:
-            return
-        self._dispatch.drain()
+        self.drain()
         for worker in self._workers:
-            worker.join(patience)
-        self._dispatch.abandon()
+            worker.join(LAST if self._abandoned else patience)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Give up what waits and what is drawn."""
+        self._abandoned = True
+        if self._dispatch:
+            self._dispatch.abandon()
 
     def drain(self) -> None:
-        """Take nothing more in; what was taken in is drawn."""
-        if self._dispatch is not None:
+        """Take nothing more in."""
+        if self._dispatch:
             self._dispatch.drain()
 
     @property
@@ -109,13 +115,13 @@ class Batcher:
         """Whether it serves."""
         if self._dispatch is None:
             return State.STARTING
-        ready = self._dispatch.state is State.READY
-        return State.FAILED if ready and not all(worker.is_alive() for worker in self._workers) else self._dispatch.state
+        broken = self._dispatch.state is State.READY and not all(worker.is_alive() for worker in self._workers)
+        return State.FAILED if broken else self._dispatch.state
 
     @property
     def trouble(self) -> str:
         """Why it has failed."""
-        return self._dispatch.trouble if self._dispatch else ""
+        return self._started().trouble
 
     @property
     def n_draft(self) -> int:
@@ -193,7 +199,7 @@ class Batcher:
         future = self.submit(labels, seed=seed, n_draft=n_draft, sampling=sampling, timeout=timeout, kept=kept)
         return await self._awaited(future, timeout)
 
-    async def stream(
+    def stream(
         self,
         labels: Labels,
         *,
@@ -203,8 +209,10 @@ class Batcher:
         timeout: float | None = None,
         kept: Kept | None = None,
         previews: Collection[int] | None = None,
-    ) -> AsyncIterator[Preview | Served]:
-        """As ``generate`` for one image, with a preview after each of some scales (all but the last if not given), then it.
+    ) -> AsyncGenerator[Preview | Served, None]:
+        """As ``generate`` for one image, which is in the queue when this returns.
+
+        There is a preview after each of some scales (all but the last if not given), then the result.
 
         Who reads slowly loses previews, never the result.
 
@@ -226,6 +234,11 @@ class Batcher:
             mailbox=mailbox,
         )
         future.add_done_callback(lambda _: mailbox.close())
+        return self._shown(future, mailbox, timeout)
+
+    async def _shown(
+        self, future: Future[Served], mailbox: Mailbox, timeout: float | None
+    ) -> AsyncGenerator[Preview | Served, None]:
         loop, end = asyncio.get_running_loop(), asyncio.get_running_loop().time() + self._timeout(timeout)
         try:
             while (preview := await asyncio.wait_for(mailbox.take(), max(end - loop.time(), 0))) is not None:

@@ -112,11 +112,12 @@ class Dispatch:
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Give up what waits."""
+        """Give up what waits and what is drawn."""
         with self._changed:
-            tickets = self._planner.clear()
+            tickets = [*self._planner.clear(), *self._planner.drawn()]
+            self._changed.notify_all()
         for ticket in tickets:
-            ticket.fail(BackendError("given up: the service ends"))
+            ticket.fail(OverloadedError("given up: the service ends", 1.0, "draining"))
 
     def forget(self, ticket: Ticket) -> None:
         """Draw no more of a request that has failed."""
@@ -139,5 +140,6 @@ class Dispatch:
             return
         with self._changed:
             waited = self._planner.discard(ticket)
+            self._changed.notify_all()  # what is left may be another worker's
             if waited:
                 self._watcher.cancelled("queued", ticket.images - ticket.taken)

@@ -147,6 +147,10 @@ class Planner:
         self.waiting = 0
         return found
 
+    def drawn(self) -> list[Ticket]:
+        """Those whose images are being drawn."""
+        return [row.ticket for batch in self._running for row in batch.rows]
+
     def seconds(self, n_draft: int, now: float, images: int = 1) -> float:
         """Expected from now to the answer of a request that comes now, if all is drawn with N."""
         size = self._usual

@@ -107,6 +107,8 @@ class Worker(threading.Thread):
         now = self._dispatch.clock()
         for row, image, tokens in zip(rows, drawn.images, drawn.tokens, strict=True):
             ticket = row.ticket
+            if ticket.future.cancelled():
+                self._watcher.cancelled("running", 1)
             if not ticket.put(row.index, image, tokens, len(rows)) or ticket.future.done():
                 continue
             if now > ticket.deadline:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trt_var.serving.app.faults import Refusal
@@ -21,6 +22,7 @@ log, faults = logging.getLogger("trt_var.serving.access"), logging.getLogger(__n
 IDENTITY = re.compile(r"[A-Za-z0-9._-]{1,64}")
 OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 CHALLENGE = 'Basic realm="trt-var", Bearer realm="trt-var"'  # Basic, so that a browser asks; Chromium reads the first alone
+CLIENT_GONE = 499  # as nginx counts them; nobody reads the answer
 UPLOADS = "/v1/images/edits"
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 EXACT = {
@@ -88,8 +90,8 @@ class _Passage:
                 await refused.response(self._plain)(self._scope, receive, self._sent)
             else:
                 await app(self._scope, self._received, self._sent)
-        except asyncio.TimeoutError:
-            log.info(Told(request_id=self._identity, reason="read too slowly"))
+        except ClientDisconnect:  # before its request had come
+            self._status = self._status or CLIENT_GONE
         except Exception:
             faults.exception("request %s failed", self._identity)
             if not self._status:
@@ -148,10 +150,7 @@ class _Passage:
                 headers.setdefault(name, value)
         else:
             self._bytes += len(message.get("body", b""))
-        if message.get("more_body"):
-            await asyncio.wait_for(self._send(message), self._settings.write_timeout)
-        else:
-            await self._send(message)
+        await self._send(message)
 
     def _note(self) -> None:
         seconds = time.monotonic() - self._began

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,7 +23,6 @@ from trt_var.serving.batching.tickets import Served
 
 Event = Preview | Served
 BEAT = b": waiting\n\n"
-SOON = 0.002  # seconds: a refusal comes at once, a first preview later
 
 
 class Stream:
@@ -34,21 +33,18 @@ class Stream:
         self._held = ExitStack()
         if limit is not None:
             self._held.enter_context(limit.held(1))
-        self._source = service.engine.stream(wanted.ask)
+        self._source: AsyncGenerator[Event, None] | None = None
         self._next: asyncio.Task[Event] | None = None
         self._shown = 0
 
     async def begin(self) -> None:
-        """Wait a moment for the queue to refuse.
+        """Take a place in the queue.
 
         Raises:
             TrtVarError: refused.
         """
-        self._next = asyncio.ensure_future(self._source.__anext__())
         try:
-            await asyncio.wait({self._next}, timeout=SOON)
-            if self._next.done():
-                self._next.result()
+            self._source = await self._service.engine.stream(self._wanted.ask)
         except BaseException:
             self._held.close()
             raise
@@ -57,7 +53,7 @@ class Stream:
         """The bytes of each, with signs of life while nothing happens."""
         try:
             while True:
-                task = self._next or asyncio.ensure_future(self._source.__anext__())
+                task = self._next or asyncio.ensure_future(anext(self._source))  # type: ignore[arg-type]
                 self._next = task
                 done, _ = await asyncio.wait({task}, timeout=self._service.settings.heartbeat)
                 if not done:
@@ -78,7 +74,8 @@ class Stream:
             self._next.cancel()
             await asyncio.wait({self._next})
         self._held.close()
-        await self._source.aclose()  # type: ignore[attr-defined]
+        if self._source is not None:
+            await self._source.aclose()
 
     async def _bytes(self, event: Event) -> bytes:
         wanted, served = self._wanted, self._service.served()

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import msgspec
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -43,23 +43,14 @@ async def edits(request: Request) -> Response:
     service: Service = request.app.state.service
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise Refusal(415, "the request is no multipart/form-data", code="unsupported_media_type")
-    async with request.form(**MULTIPART) as form:
-        files: dict[str, bytes] = {}
-        fields: dict[str, Any] = {}
-        for name, value in form.multi_items():
-            short = name.removesuffix("[]")
-            if name in LISTS and isinstance(value, str):
-                fields.setdefault(short, []).append(value)
-                continue
-            if name in RANGES and isinstance(value, str):
-                fields.setdefault("n_draft", {})[RANGES[name]] = value
-                continue
-            if short in files or short in fields:
-                raise Refusal(400, f"{short[:80]!r} is there twice; one image is edited at a time", param=short[:80])
-            if isinstance(value, UploadFile):
-                files[short] = await value.read()
-            else:
-                fields[short] = _structured(short, value)
+    try:
+        async with request.form(**MULTIPART) as form:
+            fields, files = _fields(form), {}
+            for name, value in form.multi_items():
+                if isinstance(value, UploadFile):
+                    files[name.removesuffix("[]")] = await value.read()
+    except (UnicodeError, LookupError) as error:
+        raise Refusal(400, f"the form's texts cannot be read: {error}", code="invalid_value") from error
     missing = [name for name in FILES if name not in files]
     if missing or len(files) > len(FILES):
         told = missing[0] if missing else next(name for name in files if name not in FILES)
@@ -67,6 +58,30 @@ async def edits(request: Request) -> Response:
     given = convert(fields, Generate, strict=False)
     edit = Edit(files["image"], files["mask"])
     return await _answer(request, given, _wanted(request, service, given, "image_edit", edit))
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    """The texts of a form, and the names of its files taken, each once; lists and objects as forms have them, or as JSON."""
+    fields: dict[str, Any] = {}
+    seen: set[str] = set()
+    for name, value in form.multi_items():
+        short = name.removesuffix("[]")
+        several = name in LISTS or name in RANGES
+        if name in seen and name not in LISTS:
+            raise Refusal(400, f"{short[:80]!r} is there twice; one image is edited at a time", param=short[:80])
+        seen.add(name)
+        if not isinstance(value, str):
+            continue
+        key = "n_draft" if name in RANGES else short
+        if key in fields and not (several and isinstance(fields[key], (list, dict))):
+            raise Refusal(400, f"{key[:80]!r} is there twice", param=key[:80], code="invalid_value")
+        if name in LISTS:
+            fields.setdefault(key, []).append(value)
+        elif name in RANGES:
+            fields.setdefault(key, {})[RANGES[name]] = value
+        else:
+            fields[key] = _structured(key, value)
+    return fields
 
 
 def _structured(name: str, text: str) -> Any:
@@ -89,7 +104,8 @@ def _wanted(request: Request, service: Service, given: Generate, kind: str, edit
     if given.stream:
         if images > 1:
             raise Refusal(400, f"n is {images}; a stream is of one image", param="n", code="invalid_value")
-        previews = _spread(given.partial_images or 0, given.scales or len(served.schedule))
+        scales = len(served.schedule)
+        previews = _spread(given.partial_images or 0, min(max(given.scales or scales, 1), scales))
     elif given.partial_images:
         raise Refusal(400, "partial_images belong to a stream", param="partial_images", code="invalid_value")
     ask = Ask(

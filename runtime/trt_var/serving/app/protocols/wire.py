@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,6 +13,7 @@ from msgspec import Meta
 from trt_var.serving.app.faults import Refusal
 
 MAX_SEED = 2**64 - 1
+PLACE = re.compile(r"(?:`\$\.|missing required field `)(\w+)")
 Request = TypeVar("Request", bound=msgspec.Struct)
 Text = Annotated[str, Meta(max_length=32_000)]
 Name = Annotated[str, Meta(max_length=512)]
@@ -103,15 +105,15 @@ def convert(found: Any, kind: type[Request], strict: bool = True) -> Request:
 
 def _where(text: str) -> str | None:
     """The field that msgspec names: ``… - at `$.seed```."""
-    _, _, path = text.rpartition("`$.")
-    return path.rstrip("`").split("[")[0].split(".")[0] or None if path else None
+    found = PLACE.search(text)
+    return found[1] if found else None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"{twice[:80]!r} is there twice")
     return found
 
