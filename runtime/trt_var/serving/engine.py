@@ -14,7 +14,7 @@ import msgspec
 
 from trt_var.decoding.sampling import PRESETS, Sampling
 from trt_var.errors import DataError, TrtVarError, UsageError
-from trt_var.pictures.reading import HALF, UNREADABLE, probe, upright
+from trt_var.pictures.reading import HALF, UNREADABLE, probe
 from trt_var.pipeline import Pipeline
 from trt_var.requests.checking import Kept
 from trt_var.requests.results import Preview
@@ -241,10 +241,11 @@ class LocalEngine:
         """Look at a picture's header alone; what is no picture is told by ``probe``."""
         from PIL import Image  # needed by those alone who send pictures
 
+        width = height = 0
         with contextlib.suppress(*UNREADABLE, Image.DecompressionBombError), Image.open(path) as image:
-            if image.width * image.height > self._most_pixels:
-                told = f"{name} has {image.width}×{image.height} pixels; expected {self._most_pixels} at most"
-                raise UsageError(told)
+            width, height = image.size
+        if width * height > self._most_pixels:
+            raise UsageError(f"{name} has {width}×{height} pixels; expected {self._most_pixels} at most")
 
 
 def _without(folder: str, error: TrtVarError) -> TrtVarError:
@@ -265,8 +266,8 @@ def _redrawn(path: Path) -> Image:
         with Image.open(path) as mask:
             if "A" not in mask.getbands() and "transparency" not in mask.info:
                 raise UsageError("the mask has no transparency; expected a PNG, transparent where the image is redrawn")
-            redrawn = upright(mask, {}).convert("RGBA").getchannel("A").point([255] * HALF + [0] * HALF)
-    except UNREADABLE as error:
+            redrawn = mask.convert("RGBA").getchannel("A").point([255] * HALF + [0] * HALF)
+    except (*UNREADABLE, SyntaxError) as error:
         if isinstance(error, UsageError):
             raise
         raise DataError(f"the mask cannot be read: {error}") from error

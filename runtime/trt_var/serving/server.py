@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from trt_var.errors import OutputError, UsageError
+from trt_var.serving.app.guarding.guard import LARGEST_HEADERS
 from trt_var.serving.app.keys import Keys
 from trt_var.serving.app.service import Service
 from trt_var.serving.app.settings import Settings
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 FAILED = 1
 LAST = 1.0  # seconds that answers may take to be sent after that nothing more is drawn
 LOOK, GRACE = 0.2, 2.0  # seconds between looks at the engine; that a failed one still answers, so that balancers see it
-LARGEST_HEADERS, BACKLOG = 64 << 10, 2048
+BACKLOG = 2048
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 

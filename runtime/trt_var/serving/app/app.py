@@ -137,4 +137,4 @@ async def _missing(request: Request, error: HTTPException) -> Response:
 
 
 def _plain(request: Request) -> bool:
-    return request.url.path.startswith(PLAIN)
+    return str(request.scope["path"]).removeprefix(request.scope.get("root_path", "")).startswith(PLAIN)

@@ -38,8 +38,7 @@ class Batcher:
 
     Example:
         >>> async with Batcher(Pipeline.load("digits")) as batcher:
-        ...     served = await batcher.generate("seven", seed=7, n_draft=4)
-        ...     served.to_pil()[0].save("seven.png")
+        ...     (await batcher.generate("seven", seed=7, n_draft=4)).to_pil()[0].save("seven.png")
 
     With ``with``, and ``submit``, it serves threads.
     """

@@ -23,6 +23,7 @@ IDENTITY = re.compile(r"[A-Za-z0-9._-]{1,64}")
 OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 CHALLENGE = 'Basic realm="trt-var", Bearer realm="trt-var"'  # Basic, so that a browser asks; Chromium reads the first alone
 CLIENT_GONE = 499  # as nginx counts them; nobody reads the answer
+LONGEST_URL, LARGEST_HEADERS, MOST_HEADERS = 64 << 10, 64 << 10, 200
 UPLOADS = "/v1/images/edits"
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 EXACT = {
@@ -71,14 +72,15 @@ class _Passage:
 
     def __init__(self, settings: Settings, metrics: Metrics, scope: Scope) -> None:
         self._settings, self._metrics, self._scope = settings, metrics, scope
-        self._headers, self._route = Headers(scope=scope), _route(scope["path"])
+        self._path = scope["path"].removeprefix(scope.get("root_path", ""))  # the app may be mounted in another
+        self._headers, self._route = Headers(scope=scope), _route(self._path)
         self._began = time.monotonic()
         given = self._headers.get("x-request-id", "")
         self._identity = given if IDENTITY.fullmatch(given) else secrets.token_hex(12)
         self._status, self._streams, self._bytes = 0, False, 0
         self._body, self._body_ended = 0, False
-        self._most = settings.upload if scope["path"] == UPLOADS else settings.body
-        self._plain = scope["path"].startswith("/v2")
+        self._most = settings.upload if self._path == UPLOADS else settings.body
+        self._plain = self._path.startswith("/v2")
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._state.update(key=None, told={}, began=self._began, request_id=self._identity)
 
@@ -107,13 +109,21 @@ class _Passage:
             return self._too_large()
         if self._headers.get("content-encoding", "identity") != "identity":
             return Refusal(415, "compressed requests are not taken (Content-Encoding)", code="unsupported_media_type")
+        if len(self._scope["raw_path"]) + len(self._scope["query_string"]) > LONGEST_URL:
+            return Refusal(414, f"the address is too long; expected {LONGEST_URL} bytes at most", code="request_too_large")
+        headers = self._scope["headers"]
+        if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > LARGEST_HEADERS:
+            expected = f"expected {MOST_HEADERS} and {LARGEST_HEADERS} bytes at most"
+            return Refusal(431, f"the headers are too many or too large; {expected}", code="request_too_large")
+        if "content-length" in self._headers and "transfer-encoding" in self._headers:
+            return Refusal(400, "a request has a length or is in chunks, not both", code="invalid_request")
         host, origin = self._headers.get("host", ""), self._headers.get("origin")
-        if self._settings.hosts and _name(host) not in self._settings.hosts:
+        if self._settings.hosts and self._path not in OPEN and _name(host) not in self._settings.hosts:
             return Refusal(403, "this service is not known by that name (Host)", code="unknown_host")
         if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return Refusal(403, "requests from other sites' pages are not answered (Origin)", code="foreign_origin")
         keys = self._settings.keys
-        if keys is None or self._scope["path"] in OPEN:
+        if keys is None or self._path in OPEN:
             return None
         name = keys.name(self._headers.get("authorization", ""))
         if name is None:

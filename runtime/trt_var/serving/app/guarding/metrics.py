@@ -42,6 +42,10 @@ class Metrics(Watcher):
         self._cancelled = Counter("trt_var_cancelled", "Images whose callers went", ["stage"], registry=registry)
         self._late = Counter("trt_var_deadline", "Requests that were not done in time", registry=registry)
         self._errors = Counter("trt_var_engine_errors", "Batches over which an engine failed", registry=registry)
+        for reason in ("full", "deadline", "draining", "key"):  # there from the start, so that the first one is an increase
+            self._rejected.labels(reason)
+        for stage in ("queued", "running"):
+            self._cancelled.labels(stage)
         self._built = Gauge("trt_var_build_info", "What serves", ["version", "bundle", "backend"], registry=registry)
 
     def watch(self, waiting: Callable[[], float], running: Callable[[], float], n_draft: Callable[[], float]) -> None:

@@ -99,7 +99,7 @@ def convert(found: Any, kind: type[Request], strict: bool = True) -> Request:
         )
     try:
         return msgspec.convert(found, kind, strict=strict)
-    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
+    except (msgspec.ValidationError, OverflowError, RecursionError, UnicodeError) as error:
         raise Refusal(400, str(error), param=_where(str(error)), code="invalid_value") from error
 
 
