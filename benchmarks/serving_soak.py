@@ -1,8 +1,8 @@
 """Memory and open files of the service over many requests: ``python benchmarks/serving_soak.py --requests 100000``.
 
 Starts ``trt-var serve`` on the digits and offers it a mix: N, seeds, one to four images, streams, clients that go, rubbish.
-Writes serving-soak.json. Fails where the last quarter's median of what is resident is more than 2 % above the second's, files
-stay open, or an answer is lost.
+Writes serving-soak.json. Fails where the last quarter's median of what is resident is more than 2 % above the second's, or
+files stay open, or an answer is lost.
 """
 
 from __future__ import annotations

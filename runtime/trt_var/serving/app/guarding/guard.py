@@ -109,7 +109,7 @@ class _Passage:
             return self._too_large()
         if self._headers.get("content-encoding", "identity") != "identity":
             return Refusal(415, "compressed requests are not taken (Content-Encoding)", code="unsupported_media_type")
-        if len(self._scope["raw_path"]) + len(self._scope["query_string"]) > LONGEST_URL:
+        if len(self._scope["path"]) + len(self._scope["query_string"]) > LONGEST_URL:
             return Refusal(414, f"the address is too long; expected {LONGEST_URL} bytes at most", code="request_too_large")
         headers = self._scope["headers"]
         if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > LARGEST_HEADERS:

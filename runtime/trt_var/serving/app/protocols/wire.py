@@ -13,7 +13,7 @@ from msgspec import Meta
 from trt_var.serving.app.faults import Refusal
 
 MAX_SEED = 2**64 - 1
-PLACE = re.compile(r"(?:`\$\.|missing required field `)(\w+)")
+PLACE, MISSING = re.compile(r"`\$\.(\w+)"), re.compile(r"missing required field `(\w+)")
 Request = TypeVar("Request", bound=msgspec.Struct)
 Text = Annotated[str, Meta(max_length=32_000)]
 Name = Annotated[str, Meta(max_length=512)]
@@ -105,7 +105,7 @@ def convert(found: Any, kind: type[Request], strict: bool = True) -> Request:
 
 def _where(text: str) -> str | None:
     """The field that msgspec names: ``… - at `$.seed```."""
-    found = PLACE.search(text)
+    found = PLACE.search(text) or MISSING.search(text)
     return found[1] if found else None
 
 

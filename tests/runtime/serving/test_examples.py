@@ -29,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families  # noqa: E40
 
 from trt_var.serving.app.guarding.metrics import Metrics  # noqa: E402
 
-FOLDER = Path(__file__).parents[2] / "examples" / "serving"
+FOLDER = Path(__file__).parents[3] / "examples" / "serving"
 DOCUMENTS = ("compose.yaml", "compose.cuda.yaml", "prometheus.yml", "alerts.yml", "alerts.test.yml", "kubernetes.yaml")
 METRIC = re.compile(r"\b(?:trt_var|process)_\w+|\bup\b")
 
