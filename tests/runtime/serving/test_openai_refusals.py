@@ -237,7 +237,7 @@ def test_an_end_that_is_announced(start: Callable[..., Any], asynchronous: bool)
 
 def test_a_deadline_that_has_passed_is_not_asked_again(start: Callable[..., Any]) -> None:
     """The service stands still until it is too late for ten images, and for a stream that waits behind them."""
-    served = start("--batch", "1")
+    served = start("--batch", "1", "--side-by-side", "1")
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none") as client, ThreadPoolExecutor(1) as pool:
         timeout = 2 + 30 * client.models.retrieve("digits").seconds["4"]
         given: dict[str, Any] = {"prompt": "3", "extra_headers": {"X-Request-Timeout": f"{timeout:.3f}"}}
