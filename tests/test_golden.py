@@ -166,3 +166,13 @@ def test_pipeline_from_seeds(golden_bundle: Path) -> None:
         result = pipeline.generate(golden["labels"].tolist(), seeds=100000, n_draft=8, sampling=GREEDY)
     assert_tokens(result.tokens, golden["greedy_N8_tokens"])
     assert_close(result.images.transpose(0, 3, 1, 2), golden["greedy_N8_image"], absolute=2)
+
+
+@pytest.mark.parametrize("n_draft", [3, 8, 10])
+def test_a_size_that_comes_again(backend: Backend, golden_bundle: Path, n_draft: int) -> None:
+    pipeline = Pipeline(Bundle.open(golden_bundle), backend)
+    for _ in range(3):  # a backend that replays draws the first of a size plainly, captures the second, replays the third
+        result = pipeline.generate(golden["labels"].tolist(), seeds=100000, n_draft=n_draft, sampling=GREEDY)
+        assert_tokens(result.tokens, golden[f"greedy_N{n_draft}_tokens"])
+        if n_draft > 3:
+            assert_close(result.images.transpose(0, 3, 1, 2), golden[f"greedy_N{n_draft}_image"], absolute=2)
