@@ -16,6 +16,9 @@ from trt_var.backends.base import DeviceArray
 from trt_var.backends.onnxruntime import cpu, cuda
 from trt_var.backends.onnxruntime.replay import Replay
 from trt_var.bundle.opening import PACKAGED, Bundle
+from trt_var.serving.batching import sizing
+from trt_var.serving.batching.settings import Batching
+from trt_var.serving.batching.times import Times
 
 
 @pytest.fixture
@@ -52,6 +55,22 @@ def test_sizes_that_are_replayed_are_few(backend: cuda.OnnxRuntimeCuda, monkeypa
         for _, batch in itertools.product(range(2), (1, 2, 3)):
             pipeline.generate([0] * batch, seeds=0, n_draft=4)
     assert len(backend._replays) == 2
+
+
+def test_services_draw_sizes_that_were_drawn_at_the_start(
+    backend: cuda.OnnxRuntimeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizing, "REPEATS", 1)
+    settings = Batching(batch=13, n_draft=4, floor=3)
+    pipeline = Pipeline(Bundle.open(PACKAGED / "digits"), backend)
+    assert sizing.measure(pipeline, settings, times := Times()) == 13
+    assert {n: sorted(sizes) for n, sizes in times.measured().items()} == {n: [1, 2, 4, 8, 13] for n in (3, 4)}
+    fit = sizing.fitting(backend, 13)
+    assert [fit(images) for images in (1, 3, 5, 8, 9, 12, 13)] == [1, 3, 5, 8, 8, 8, 13]
+    assert {backend.padded(images) for images in range(1, 9)} == {1, 2, 4, 8}
+    known = len(backend._replays)
+    pipeline.generate([0] * 5, seeds=0, n_draft=3)
+    assert len(backend._replays) == known
 
 
 def test_a_failed_replay_is_not_kept(backend: cuda.OnnxRuntimeCuda, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ OPTIONS = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
 INEXACT_OPTIONS = {**OPTIONS, "cudnn_conv_algo_search": "HEURISTIC"}
 CAPTURE = {"enable_cuda_graph": "1"}
 CAPTURED_IMAGES = 8  # larger batches keep the GPU busy between launches, and their buffers would hold its memory
-CAPTURED_SIZES = 8  # ONNX Runtime keeps a captured graph as long as its session
+CAPTURED_SIZES = 16  # ONNX Runtime keeps a captured graph as long as its session
 UNCAPTURED = -1  # the number of a run that shall not be captured
 
 
@@ -98,6 +98,10 @@ class OnnxRuntimeCuda(HostMemory, forks.Native):
             raise BackendError("only whole buffers can be downloaded")
         with self.turn():
             return np.asarray(buffer.owner.numpy()).reshape(buffer.shape)
+
+    def padded(self, images: int) -> int:
+        """The next power of two of what is captured, so that few sizes are: the first batch of a size takes much longer."""
+        return 1 << (images - 1).bit_length() if images <= CAPTURED_IMAGES else images
 
     def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], plain: Work, shadowed: Work) -> dict[str, NDArray[Any]]:
         key = (n_draft, *((name, array.shape, array.dtype.str) for name, array in arrays.items()))

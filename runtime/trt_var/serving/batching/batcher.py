@@ -82,7 +82,7 @@ class Batcher:
         line = choose(self.pipelines, self._beside, self.settings)
         self.alone = line.alone
         policy = Policy(self.settings.all_levels(manifest), self.settings.target)
-        planner = Planner(manifest, policy, line.times, line.size, self.settings.waiting, len(line.working))
+        planner = Planner(manifest, policy, line.times, line.size, self.settings.waiting, len(line.working), line.fit)
         dispatch = Dispatch(planner, self._watcher, self.settings.failures, line.lone is not None)
         self._workers = [Worker(one, dispatch, self._watcher) for one in line.working]
         if line.lone is not None:

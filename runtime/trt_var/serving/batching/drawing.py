@@ -83,8 +83,8 @@ def _show(
     shown = [place for place, row in enumerate(rows) if last.index in row.ticket.previews and not row.ticket.future.done()]
     if not shown:
         return
-    count = max(chain.backend.padded(shown[-1] + 1), shown[-1] + 1)
-    images = chain.backend.download(render(chain, last.f_hat[: min(count, last.f_hat.shape[0])]))
+    ready = chain.backend.padded(shown[-1] + 1)  # the whole batch, where that many are not
+    images = chain.backend.download(render(chain, last.f_hat[:ready] if ready > shown[-1] else last.f_hat))
     tokens = np.concatenate([chain.backend.download(scale.tokens) for scale in scales]).T.astype(np.uint16)
     for place in shown:
         ticket, run = rows[place].ticket, rows[place].run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from trt_var.bundle.manifest import Manifest
@@ -16,6 +17,7 @@ from trt_var.serving.batching.times import Times
 
 WINDOW = 2.0  # seconds over which arrivals are counted
 MARGIN = 1.15  # times as long as expected that a wait may take, for a request to be taken in: better refused than late
+Fit = Callable[[int], int]
 FADE = 0.3  # the share of a new batch in what is known of how full batches get
 
 
@@ -39,8 +41,17 @@ class Planner:
         devices: batches that are drawn at the same time.
     """
 
-    def __init__(self, manifest: Manifest, policy: Policy, times: Times, size: int, most: int, devices: int = 1) -> None:
-        self._manifest, self._policy, self.times = manifest, policy, times
+    def __init__(
+        self,
+        manifest: Manifest,
+        policy: Policy,
+        times: Times,
+        size: int,
+        most: int,
+        devices: int = 1,
+        fit: Fit = lambda images: images,
+    ) -> None:
+        self._manifest, self._policy, self.times, self._fit = manifest, policy, times, fit
         self.size, self._most, self.devices = size, most, devices
         self._queue: deque[Ticket] = deque()
         self._running: set[Batch] = set()
@@ -103,17 +114,13 @@ class Planner:
             return None
         idle = max(1, self.devices - len(self._running))
         share = min(self.size, -(-self.waiting // idle))
-        kind: Kind | None = None
-        rows: list[Row] = []
         crowded = self.waiting >= self.size * idle
-        for ticket in list(self._queue):
-            n_draft = self._choice(ticket)
-            own = ticket.kind(n_draft, self._manifest)
-            kind = kind or own
-            if own != kind:
-                continue
-            size = min(share, MAX_SMOOTH_BATCH) if kind.more_smooth else share
-            rows += ticket.take(min(size - len(rows), ticket.images - ticket.taken), n_draft, now)
+        kind, alike = self._alike()
+        share = min(share, MAX_SMOOTH_BATCH) if kind.more_smooth else share
+        size = self._fit(min(share, sum(ticket.images - ticket.taken for ticket in alike)))
+        rows: list[Row] = []
+        for ticket in alike:
+            rows += ticket.take(min(size - len(rows), ticket.images - ticket.taken), kind.n_draft, now)
             if ticket.taken == ticket.images:
                 self._queue.remove(ticket)
             if len(rows) == size:
@@ -168,6 +175,11 @@ class Planner:
         """The largest of these N, falling, that the load bears."""
         most = self._policy.n_draft(self._level)
         return next((n for n in allowed if n <= most), allowed[-1])
+
+    def _alike(self) -> tuple[Kind, list[Ticket]]:
+        """The kind of the oldest ticket, and all of it."""
+        kinds = [ticket.kind(self._choice(ticket), self._manifest) for ticket in self._queue]
+        return kinds[0], [ticket for ticket, kind in zip(self._queue, kinds, strict=True) if kind == kinds[0]]
 
     def _look(self, now: float) -> None:
         """Let the policy see the queue."""

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trt_var.backends.base import Backend
 from trt_var.bundle.memory import MAX_BATCH
 from trt_var.errors import BackendError
 from trt_var.pipeline import Pipeline
+from trt_var.serving.batching.planning import Fit
 from trt_var.serving.batching.settings import Batching
 from trt_var.serving.batching.times import Times
 
@@ -29,6 +31,7 @@ class Line:
         lone: draws lone images, on the cores that the others share; None where there are no such.
         size: images drawn together at most.
         times: measured, of the working ones.
+        fit: how many of the images that wait make the next batch.
         alone: seconds of a single image, by N.
     """
 
@@ -36,6 +39,7 @@ class Line:
     lone: Pipeline | None
     size: int
     times: Times
+    fit: Fit
     alone: dict[int, float]
 
 
@@ -53,8 +57,8 @@ def choose(pipelines: list[Pipeline], beside: list[Pipeline], settings: Batching
         working, lone, times = beside, single, Times()
         size = measure(beside[0], settings, times)
     for other in working[1:]:
-        other.warm(settings.levels(single.manifest)[0], size)
-    return Line(working, lone, size, times, alone)
+        _prepare(other, settings, size)
+    return Line(working, lone, size, times, fitting(_backend(single, settings), size), alone)
 
 
 def measure(pipeline: Pipeline, settings: Batching, times: Times) -> int:
@@ -64,7 +68,8 @@ def measure(pipeline: Pipeline, settings: Batching, times: Times) -> int:
         BundleError, BackendError: what the pipeline raises where a single image cannot be drawn.
     """
     levels = settings.levels(pipeline.manifest)
-    most = min(MAX_BATCH, pipeline.chain(levels[0]).backend.padded(MAX_BATCH))  # engines may be built for less
+    backend = _backend(pipeline, settings)
+    most = min(MAX_BATCH, backend.padded(MAX_BATCH))  # engines may be built for less
     if pipeline.batch_invariant:
         size = 1
     elif settings.batch is not None:
@@ -72,12 +77,42 @@ def measure(pipeline: Pipeline, settings: Batching, times: Times) -> int:
     else:
         size = _best(lambda size: _seconds(pipeline, levels[0], size, times), most, settings.longest_batch)
     for n_draft in levels:
-        for batch in sorted({1, size}):
+        for batch in _sizes(backend, size):
             if batch not in times.measured().get(n_draft, {}):
                 _seconds(pipeline, n_draft, batch, times)
     seconds = times.seconds(levels[0], size)
     log.info("batches of %d: %.3f s, %.1f images a second (N = %d)", size, seconds, size / seconds, levels[0])
     return size
+
+
+def fitting(backend: Backend, size: int) -> Fit:
+    """Where a backend replays, batches are of sizes that were drawn at the start; the first of another takes much longer."""
+    if not backend.settled:
+        return lambda images: images
+    sizes = _sizes(backend, size)
+    ready = {backend.padded(one) for one in sizes}
+    return lambda images: images if backend.padded(images) in ready else max(one for one in sizes if one <= images)
+
+
+def _sizes(backend: Backend, size: int) -> list[int]:
+    """What is drawn at the start: the smallest and the largest batch, and steps between where a backend replays."""
+    steps = {1 << i for i in range(size.bit_length())} if backend.settled else {1}
+    return sorted(steps | {size})
+
+
+def _prepare(pipeline: Pipeline, settings: Batching, size: int) -> None:
+    """What the first pipeline did while it was measured, with another."""
+    backend, levels = _backend(pipeline, settings), settings.levels(pipeline.manifest)
+    if not backend.settled:
+        pipeline.warm(levels[0], size)
+        return
+    for n_draft in levels:
+        for batch in _sizes(backend, size):
+            _seconds(pipeline, n_draft, batch, Times())
+
+
+def _backend(pipeline: Pipeline, settings: Batching) -> Backend:
+    return pipeline.chain(settings.levels(pipeline.manifest)[0]).backend
 
 
 def _best(seconds: Callable[[int], float], most: int, longest: float) -> int:

@@ -10,7 +10,7 @@ import pytest
 from trt_var import Pipeline, Sampling
 from trt_var.errors import OverloadedError
 from trt_var.requests.checking import Run
-from trt_var.serving.batching.planning import Planner
+from trt_var.serving.batching.planning import Fit, Planner
 from trt_var.serving.batching.policy import Policy
 from trt_var.serving.batching.tickets import Ticket
 from trt_var.serving.batching.times import Times
@@ -23,13 +23,18 @@ def pipeline() -> Iterator[Pipeline]:
 
 
 def planner(
-    pipeline: Pipeline, levels: tuple[int, ...] = (4,), size: int = 4, most: int = 16, target: float = 1.0
+    pipeline: Pipeline,
+    levels: tuple[int, ...] = (4,),
+    size: int = 4,
+    most: int = 16,
+    target: float = 1.0,
+    fit: Fit = lambda images: images,
 ) -> Planner:
     times = Times()
     for n in range(7):
         times.add(n, 1, 0.1 * (n + 1))
         times.add(n, size, 0.2 * (n + 1))
-    return Planner(pipeline.manifest, Policy(levels, target), times, size, most)
+    return Planner(pipeline.manifest, Policy(levels, target), times, size, most, fit=fit)
 
 
 def ticket(
@@ -68,6 +73,14 @@ def test_unguided_smooth_and_shorter_images_go_apart(pipeline: Pipeline) -> None
     for kind in kinds:
         plan.admit(ticket(sampling=kind), 0.0)
     assert [len(batch.rows) for batch in iter(lambda: plan.take(0.0), None)] == [1, 1, 1, 1]
+
+
+def test_batches_are_of_sizes_that_are_ready(pipeline: Pipeline) -> None:
+    plan = planner(pipeline, size=32, most=64, fit=lambda images: images if images <= 8 else 1 << (images.bit_length() - 1))
+    for one in (ticket(13), ticket(n=(2,)), ticket(9)):
+        plan.admit(one, 0.0)
+    taken = [(batch.n_draft, len(batch.rows)) for batch in iter(lambda: plan.take(0.0), None)]
+    assert taken == [(4, 16), (2, 1), (4, 6)]
 
 
 def test_a_request_may_lie_across_batches(pipeline: Pipeline) -> None:
