@@ -63,7 +63,7 @@ class ProbedGraph(OnnxGraph):
         super().__init__(open_edited(model, path), "cpu")
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        values = self._run(inputs, outputs, self._layers)[len(outputs) :]
+        values = self.run_with(inputs, outputs, self._layers)[len(outputs) :]
         for layer, value in zip(self._layers.values(), values, strict=True):
             self._statistics[layer.name].add(layer.name, value.numpy(), f" in the {self._role}")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,30 @@ def test_sizes_that_are_replayed_are_few(backend: cuda.OnnxRuntimeCuda, monkeypa
         for _, batch in itertools.product(range(2), (1, 2, 3)):
             pipeline.generate([0] * batch, seeds=0, n_draft=4)
     assert len(backend._replays) == 2
+
+
+def test_maps_of_each_captured_size_have_a_session(backend: cuda.OnnxRuntimeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    session = cuda.session
+    monkeypatch.setattr(cuda, "session", lambda path, provider: made.append(path.stem) or session(path, provider))
+    with Pipeline(Bundle.open(PACKAGED / "digits"), backend) as pipeline:
+        drawn = {size: pipeline.generate(range(size % 10), seeds=0, batch_size=size).images for size in (9, 2, 1, 2, 9)}
+        assert made.count("decoder") == made.count("quantise_03") == 3, "of 9, of 2 and of 1, each once"
+        assert made.count("drafter") == 1
+        made.clear()
+        pipeline.generate([0, 1, 2], seeds=0)
+        assert made.count("decoder") == 1, "of 4"
+    assert (drawn[9][:2] == drawn[2]).all()
+
+
+def test_what_is_replayed_is_run_in_one_thread(backend: cuda.OnnxRuntimeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[str] = set()
+    turn = Replay.turn
+    monkeypatch.setattr(Replay, "turn", lambda *given: (seen.add(threading.current_thread().name), turn(*given))[1])
+    with Pipeline(Bundle.open(PACKAGED / "digits"), backend) as pipeline, ThreadPoolExecutor(3) as callers:
+        pictures = list(callers.map(lambda _: pipeline.generate([3], seeds=7).images, range(9)))
+    assert len(seen) == 1
+    assert all((picture == pictures[0]).all() for picture in pictures)
 
 
 def test_services_draw_sizes_that_were_drawn_at_the_start(

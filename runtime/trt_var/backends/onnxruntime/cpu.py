@@ -29,9 +29,9 @@ class OnnxGraph(forks.Native):
         self._session, self._device = session, device
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
-        self._run(inputs, outputs)
+        self.run_with(inputs, outputs)
 
-    def _run(
+    def run_with(
         self,
         inputs: Mapping[str, Buffer],
         outputs: Mapping[str, Buffer],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,21 +31,36 @@ INEXACT_OPTIONS = {**OPTIONS, "cudnn_conv_algo_search": "HEURISTIC"}
 CAPTURE = {"enable_cuda_graph": "1"}
 CAPTURED_IMAGES = 8  # larger batches keep the GPU busy between launches, and their buffers would hold its memory
 CAPTURED_SIZES = 16  # ONNX Runtime keeps a captured graph as long as its session
+SIZES = tuple(1 << i for i in range(CAPTURED_IMAGES.bit_length()))
+MAPS = ("f_hat", "image")  # the inputs of graphs that convolve
 UNCAPTURED = -1  # the number of a run that shall not be captured
 
 
-class CudaGraph(OnnxGraph):
-    """A session whose runs are captured as CUDA graphs where the backend is replaying."""
+class CudaGraph:
+    """A graph whose runs are captured as CUDA graphs where the backend is replaying.
 
-    def __init__(self, backend: OnnxRuntimeCuda, made: ort.InferenceSession) -> None:
-        super().__init__(made, "cuda")
-        self._backend = backend
+    One that takes maps has a session for each size that is captured, and one for all others: its convolutions are planned
+    anew, in 0.1 to 0.3 s for a decoder, whenever a session gets another number of images than the last time.
+    """
+
+    def __init__(self, backend: OnnxRuntimeCuda, make: Callable[[], ort.InferenceSession]) -> None:
+        self._backend, self._make = backend, make
+        self._spare: OnnxGraph | None = OnnxGraph(make(), "cuda")  # at once: a damaged file is to be found now
+        self._sessions: dict[int, OnnxGraph] = {}
 
     def run(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> None:
         with self._backend.turn() as replay:
             options = ort.RunOptions()
             options.add_run_config_entry("gpu_graph_id", str(replay.number() if replay else UNCAPTURED))
-            self._run(inputs, outputs, options=options)
+            self._session(inputs).run_with(inputs, outputs, options=options)
+
+    def _session(self, inputs: Mapping[str, Buffer]) -> OnnxGraph:
+        images = next((inputs[name].shape[0] for name in MAPS if name in inputs), 0)
+        size = images if images in SIZES else 0
+        if size not in self._sessions:
+            self._sessions[size] = self._spare or OnnxGraph(self._make(), "cuda")
+            self._spare = None
+        return self._sessions[size]
 
 
 class OnnxRuntimeCuda(HostMemory, forks.Native):
@@ -61,6 +77,7 @@ class OnnxRuntimeCuda(HostMemory, forks.Native):
         ort.preload_dlls()
         self.description = f"ONNX Runtime {ort.__version__}, CUDA device 0, arithmetic of the graph's own types"
         self._lock = threading.RLock()
+        self._drawing = ThreadPoolExecutor(1, "trt-var-cuda")
         self._replay: Replay | None = None
         self._replays: dict[Any, Replay | None] = {}  # None for a size that was drawn once
         self._numbers = itertools.count()
@@ -77,10 +94,10 @@ class OnnxRuntimeCuda(HostMemory, forks.Native):
         with self.turn():
             options = OPTIONS if exact else INEXACT_OPTIONS
             try:
-                return CudaGraph(self, session(path, (CUDA, {**options, **CAPTURE})))
+                return CudaGraph(self, lambda: session(path, (CUDA, {**options, **CAPTURE})))
             except BackendError as error:  # of a damaged file, or of nodes that ONNX Runtime leaves to the CPU
                 log.info("%s is not captured: %s", path.name, error)
-                return CudaGraph(self, session(path, (CUDA, options)))
+                return CudaGraph(self, lambda: session(path, (CUDA, options)))
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Buffer:
         with self.turn() as replay:
@@ -101,9 +118,16 @@ class OnnxRuntimeCuda(HostMemory, forks.Native):
 
     def padded(self, images: int) -> int:
         """The next power of two of what is captured, so that few sizes are: the first batch of a size takes much longer."""
-        return 1 << (images - 1).bit_length() if images <= CAPTURED_IMAGES else images
+        return next((size for size in SIZES if size >= images), images)
 
     def draw(self, n_draft: int, arrays: Mapping[str, NDArray[Any]], plain: Work, shadowed: Work) -> dict[str, NDArray[Any]]:
+        """In a thread of its own: what a thread captured is captured again for every other one."""
+        self.check_process()
+        return self._drawing.submit(self._draw, n_draft, arrays, plain, shadowed).result()
+
+    def _draw(
+        self, n_draft: int, arrays: Mapping[str, NDArray[Any]], plain: Work, shadowed: Work
+    ) -> dict[str, NDArray[Any]]:
         key = (n_draft, *((name, array.shape, array.dtype.str) for name, array in arrays.items()))
         with self.turn():
             if not self._worth_replaying(key, arrays["features"].shape[1]):
