@@ -44,7 +44,9 @@ def layers(image: Image) -> tuple[Image, Image | None]:
         return image.convert(plain), None
     full = image.convert("RGBA")
     alpha = full.getchannel("A")
-    return full.convert("RGB") if plain == "RGB" else image.convert(plain), None if alpha.getextrema()[0] == 255 else alpha
+    colours = full.convert("RGB") if plain == "RGB" else image.convert(plain)
+    colours.info.pop("transparency", None)  # which is in alpha now; a grey one would not outlive further conversions
+    return colours, None if alpha.getextrema()[0] == 255 else alpha
 
 
 def to_srgb(image: Image, profile: bytes | None, changes: Changes) -> Image:

@@ -55,6 +55,18 @@ def test_transparency_is_the_mask(tmp_path: Path) -> None:
     assert not picture.clear[:, :4].any()
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_a_colour_that_stands_for_transparency(tmp_path: Path, mode: str) -> None:
+    """PNG's tRNS: one colour, or one grey, is transparent wherever it is."""
+    halves = Image.fromarray(np.repeat(np.repeat(np.uint8([[0, 255]]), SIDE // 2, 1), SIDE, 0)).convert(mode)
+    key = (0, 0, 0) if mode == "RGB" else halves.getpixel((0, 0))
+    halves.save(tmp_path / "a.png", transparency=key)
+    picture = read_picture(tmp_path / "a.png", SIDE)
+    assert picture.clear is not None
+    assert picture.clear[:, : SIDE // 2].all() and not picture.clear[:, SIDE // 2 :].any()
+    assert_close(picture.pixels, np.full((SIDE, SIDE, 3), 255))
+
+
 def test_turned_photo(tmp_path: Path) -> None:
     image = Image.new("RGB", (SIDE, 2 * SIDE))
     exif = Image.Exif()

@@ -116,6 +116,7 @@ PICTURES: dict[str, tuple[dict[str, bytes], int]] = {
     "a grey mask": ({"mask": png(PICTURE[..., 0])}, 400),
     "a mask that is opaque": ({"mask": png(OPAQUE)}, 400),
     "a mask that is clear": ({"mask": png(CLEAR * 0)}, 200),
+    "a grey that stands for transparency": ({name: png(PICTURE[..., 0], transparency=9) for name in ("image", "mask")}, 200),
 }
 DAMAGED = {
     "other bytes": MASK[: MASK.index(b"IDAT") + 20] + bytes(range(8)) + MASK[MASK.index(b"IDAT") + 28 :],
