@@ -17,18 +17,18 @@ from typing import Any
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from trt_var.errors import OutputError, UsageError
+from trt_var.serving import connections
 from trt_var.serving.app.guarding.guard import LARGEST_HEADERS
 from trt_var.serving.app.keys import Keys
 from trt_var.serving.app.service import Service
-from trt_var.serving.app.settings import Settings
 from trt_var.serving.batching.dispatch import State
 
 log = logging.getLogger(__name__)
 FAILED = 1
 LAST = 1.0  # seconds that answers may take to be sent after that nothing more is drawn
+HALF = 2.0  # seconds that bodies may still take to arrive after that no more requests are taken
 LOOK, GRACE = 0.2, 2.0  # seconds between looks at the engine; that a failed one still answers, so that balancers see it
 BACKLOG = 2048
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -98,7 +98,7 @@ def serve(app: Starlette, process: Process, listening: socket.socket, ready: Cal
         server_header=False,
         ws="none",
         lifespan="on",
-        http=_protocol(app.state.service.settings),
+        http=connections.protocol(app.state.service.settings),
         h11_max_incomplete_event_size=LARGEST_HEADERS,
         ssl_certfile=process.certificate,
         ssl_keyfile=process.key,
@@ -106,31 +106,6 @@ def serve(app: Starlette, process: Process, listening: socket.socket, ready: Cal
     server = _Server(config, app.state.service, process, ready)
     server.run(sockets=[listening])
     return FAILED if server.failed else 0
-
-
-def _protocol(settings: Settings) -> type[H11Protocol]:
-    """HTTP by h11, which bounds headers; connections end that send no request, or do not read what was sent."""
-
-    class Protocol(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._unread: asyncio.TimerHandle | None = None
-            self.loop.call_later(settings.body_timeout, self._without_a_request)
-
-        def _without_a_request(self) -> None:
-            if self.cycle is None:
-                self.transport.close()
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._unread = self.loop.call_later(settings.write_timeout, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            if self._unread is not None:
-                self._unread.cancel()
-            super().resume_writing()
-
-    return Protocol
 
 
 class _Server(uvicorn.Server):
@@ -160,12 +135,13 @@ class _Server(uvicorn.Server):
             actions[hangup] = partial(_reload, keys)
         before = {number: signal.getsignal(number) for number in actions}
         for number, action in actions.items():
-            loop.add_signal_handler(number, action)
+            _listen(loop, number, action)
         try:
             yield
         finally:
             for number in actions:
-                loop.remove_signal_handler(number)
+                with contextlib.suppress(NotImplementedError):
+                    loop.remove_signal_handler(number)
                 signal.signal(number, before[number])
 
     def _end(self, number: signal.Signals) -> None:
@@ -177,6 +153,7 @@ class _Server(uvicorn.Server):
         self._service.engine.drain()
         loop = asyncio.get_running_loop()
         loop.call_later(self._process.drain_delay, self._close)
+        loop.call_later(self._process.drain_delay + HALF, self._hang_up, True)
         if self._process.patience is not None:
             loop.call_later(self._process.drain_delay + self._process.patience, self._give_up)
 
@@ -187,7 +164,15 @@ class _Server(uvicorn.Server):
         """Those who wait are told so; what is still there a moment later is cut off."""
         self._service.engine.abandon()
         self.should_exit = True
-        asyncio.get_running_loop().call_later(LAST, setattr, self, "force_exit", True)
+        loop = asyncio.get_running_loop()
+        loop.call_later(LAST, self._hang_up, False)
+        loop.call_later(2 * LAST, setattr, self, "force_exit", True)  # for what does not notice that its client has gone
+
+    def _hang_up(self, half: bool) -> None:
+        """Cut connections off: all, or those whose request is not here yet."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, connections.Connection) and (connection.awaits_body or not half):
+                connection.transport.abort()
 
     async def _watch(self) -> None:
         """End when the engine has failed: a supervisor starts the service again, this process cannot mend it."""
@@ -197,6 +182,13 @@ class _Server(uvicorn.Server):
         self.failed = True
         await asyncio.sleep(GRACE)
         self._give_up()
+
+
+def _listen(loop: asyncio.AbstractEventLoop, number: signal.Signals, action: Callable[[], None]) -> None:
+    try:
+        loop.add_signal_handler(number, action)
+    except NotImplementedError:  # on Windows
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(action))
 
 
 def _reload(keys: Keys | None) -> None:
@@ -242,3 +234,6 @@ def log_to_stderr(lines: bool, level: int) -> None:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
     logging.getLogger("uvicorn").setLevel(max(level, logging.WARNING))
+    logging.getLogger("python_multipart").setLevel(
+        logging.ERROR
+    )  # what clients send is answered, and logged with its answer

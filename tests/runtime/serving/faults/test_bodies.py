@@ -19,6 +19,7 @@ from talking import (
     GENERATIONS,
     INFER,
     JSON,
+    Answer,
     Served,
     answer,
     ask,
@@ -26,14 +27,18 @@ from talking import (
     assert_picture,
     assert_right,
     connect,
+    ended,
     events,
     exchange,
     form,
     get,
     grown,
     hear,
+    joined,
     talk,
+    together,
     unharmed,
+    until,
 )
 from talking import request as http
 from trt_var import Pipeline
@@ -99,14 +104,21 @@ def test_the_largest_body(service: Served, path: str, bound: int) -> None:
         assert talk(service.url, http(path, kind, f"Content-Length: {bound + 1}", method="POST")).status == 413
 
 
-@pytest.mark.parametrize("path", [GENERATIONS, INFER, EDITS])
-@pytest.mark.parametrize("sent", [0, 5])
-def test_a_body_that_stops(hasty: Served, path: str, sent: int) -> None:
-    kind = f"Content-Type: {FORM if path == EDITS else JSON}"
+def test_bodies_that_stop(hasty: Served) -> None:
+    """At once: before their first byte, and behind it."""
+    places = [(path, sent) for path in (GENERATIONS, INFER, EDITS) for sent in (0, 5)]
+
+    def stop(place: int) -> Answer:
+        path, sent = places[place]
+        kind = f"Content-Type: {FORM if path == EDITS else JSON}"
+        return talk(hasty.url, http(path, kind, "Content-Length: 100", method="POST") + b"--XX\r\n"[:sent])
+
     with unharmed(hasty):
-        found = talk(hasty.url, http(path, kind, "Content-Length: 100", method="POST") + b"--XX\r\n"[:sent])
-        assert found.status == 408, found
-        assert path == INFER or found.code == "request_timeout"
+        threads, found = together(len(places), stop)
+        joined(threads)
+        for place, (path, _) in enumerate(places):
+            assert found[place].status == 408, found[place]
+            assert path == INFER or found[place].code == "request_timeout"
 
 
 def test_a_body_that_trickles(hasty: Served) -> None:
@@ -130,6 +142,26 @@ def test_a_head_that_stops(hasty: Served, data: bytes) -> None:
         client.sendall(data)
         client.settimeout(4)
         assert client.recv(1) in (b"", b"H")
+
+
+def test_a_second_head_that_stops(hasty: Served) -> None:
+    with connect(hasty.url) as client:
+        client.sendall(http("/healthz", close=False))
+        while b'"ok"' not in hear(client):
+            pass
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: local")
+        client.settimeout(4)
+        assert client.recv(1) in (b"", b"H")
+
+
+def test_a_body_that_trickles_after_it_was_refused(hasty: Served) -> None:
+    with connect(hasty.url) as client:
+        client.sendall(http(GENERATIONS, KIND, "Content-Length: 1000000000", method="POST", close=False))
+        assert answer(hear(client)).status == 413
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for _ in range(70):  # longer than idle connections are kept, and than a body may take
+                client.sendall(b" ")
+                time.sleep(0.1)
 
 
 @pytest.mark.parametrize("headers", [[f"X: {'y' * 70_000}"], [f"X{i}: y" for i in range(10_000)]], ids=["one", "many"])
@@ -199,6 +231,17 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_end(there: Callable[..
         assert talk(served.url, asking({"prompt": 3})).status == 200, "the other is answered by now"
         served.process.send_signal(signal.SIGTERM)
         assert served.process.wait(6) == 0
+
+
+def test_a_second_signal_in_spite_of_a_client_that_does_not_read(there: Callable[..., Any]) -> None:
+    served = there(code=HASTE.replace("write_timeout=1.0", "write_timeout=60.0")).ready()
+    with unread(served.url):
+        assert talk(served.url, asking({"prompt": 3})).status == 200, "the other is answered by now"
+        served.process.send_signal(signal.SIGTERM)
+        until(lambda: "SIGTERM" in served.log.read_text(), "the first is heard")
+        served.process.send_signal(signal.SIGTERM)
+        assert ended(served.process) == 0
+    assert "Traceback" not in served.log.read_text()
 
 
 async def read_late(app: Any, given: dict[str, Any], others: int) -> tuple[bytes, list[int]]:

@@ -15,6 +15,7 @@ from trt_var import Pipeline
 from trt_var.cli import options as arguments
 from trt_var.cli.main import main
 from trt_var.serving import server
+from trt_var.serving.batching.batcher import Batcher
 
 KEY = "sk-0123456789abcdef"
 LONG = "9" * 40
@@ -64,6 +65,7 @@ def run(
         yield digits
 
     monkeypatch.setattr(arguments, "pipeline", opened)
+    monkeypatch.setattr(Batcher, "start", lambda self: None)
     monkeypatch.setattr(server, "serve", lambda *given: 0)
     monkeypatch.setattr(server, "log_to_stderr", lambda *given: None)
     monkeypatch.chdir(tmp_path)
