@@ -92,7 +92,8 @@ def _add_batching(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, metavar="n", help="images drawn together at most (default: measured at the start)"
     )
     beside = (
-        "engines that share the cores of a CPU (default: one a core, at most 4, for small bundles on ONNX Runtime; else 1)"
+        "engines that share the cores of a CPU (default: one a core, at most 4, for small bundles on ONNX Runtime; else 1, "
+        "and with --batch-invariant)"
     )
     group.add_argument("--side-by-side", type=int, metavar="n", help=beside)
     group.add_argument(
@@ -199,11 +200,19 @@ def _batching(options: argparse.Namespace, serves: tuple[int, ...]) -> Batching:
 
 
 def _beside(options: argparse.Namespace, pipeline: Pipeline) -> list[Pipeline]:
-    """Pipelines that share the cores of the given one; none on a GPU, and where each image is drawn alone."""
+    """Pipelines that share the cores of the given one; none on a GPU, and where each image is drawn alone.
+
+    Such an image is promised for a number of threads; here the load would decide whether it is drawn on all or on a share.
+
+    Raises:
+        UsageError: a number out of range, or of images that are drawn alone.
+    """
     threads, count = pipeline.threads, options.side_by_side
     if count is not None and not 1 <= count <= MOST_BESIDE:
         raise UsageError(f"--side-by-side is {count}; expected 1 to {MOST_BESIDE}")
-    if threads is None:
+    if pipeline.batch_invariant and count not in (None, 1):
+        raise UsageError("--side-by-side and --batch-invariant do not go together: it would change an image's threads")
+    if threads is None or pipeline.batch_invariant:
         return []
     if count is None:
         small = sum(file.size for file in pipeline.manifest.files.values()) < SMALL
