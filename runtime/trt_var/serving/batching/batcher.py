@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from types import TracebackType
 from typing import Literal
 
 from trt_var.decoding.numbers import lies_in, shown, whole
@@ -21,12 +21,11 @@ from trt_var.serving.batching.planning import Planner
 from trt_var.serving.batching.policy import Policy
 from trt_var.serving.batching.settings import LONGEST, Batching
 from trt_var.serving.batching.sizing import choose
-from trt_var.serving.batching.tickets import Served, Ticket
+from trt_var.serving.batching.tickets import LATE, Served, Ticket
 from trt_var.serving.batching.watching import Watcher
 from trt_var.serving.batching.worker import Worker
 
 LAST = 1.0  # seconds that an engine is waited for whose work nobody wants any more
-LATE = "not done by its deadline; ask with a longer timeout"
 NDraft = int | tuple[int, int] | Literal["auto"] | None
 
 
@@ -233,7 +232,9 @@ class Batcher:
             mailbox=mailbox,
         )
         future.add_done_callback(lambda _: mailbox.close())
-        return self._shown(future, mailbox, timeout)
+        found = self._shown(future, mailbox, timeout)
+        weakref.finalize(found, future.cancel).atexit = False  # nobody may ever have begun to read it
+        return found
 
     async def _shown(
         self, future: Future[Served], mailbox: Mailbox, timeout: float | None
@@ -287,14 +288,12 @@ class Batcher:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Batcher:
         await asyncio.to_thread(self.start)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.close)

@@ -50,7 +50,6 @@ class Dispatch:
             except OverloadedError as error:
                 self._watcher.rejected(error.reason, ticket.images)
                 raise
-            self._watcher.admitted(ticket.images)
             self._changed.notify_all()  # one of them may suit it, and who knows which
         ticket.future.add_done_callback(lambda future: self._cancelled(ticket, future))
 

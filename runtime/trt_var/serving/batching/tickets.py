@@ -16,6 +16,8 @@ from trt_var.requests.joining import Kind
 from trt_var.requests.provenance import Provenance
 from trt_var.requests.results import Generation, Preview
 
+LATE = "not done by its deadline; ask with a longer timeout"
+
 
 @dataclass(frozen=True, eq=False)
 class Served(Generation):

@@ -6,9 +6,6 @@ from __future__ import annotations
 class Watcher:
     """Called from the workers' threads. This one does nothing; others override what they care for."""
 
-    def admitted(self, images: int) -> None:
-        """A request was taken into the queue."""
-
     def rejected(self, reason: str, images: int) -> None:
         """A request was refused: ``full`` or ``deadline``."""
 

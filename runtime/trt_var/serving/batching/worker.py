@@ -17,7 +17,7 @@ from trt_var.requests.provenance import Provenance, provenance_of
 from trt_var.serving.batching.dispatch import Dispatch
 from trt_var.serving.batching.drawing import Drawn, draw_rows
 from trt_var.serving.batching.planning import Batch
-from trt_var.serving.batching.tickets import Row
+from trt_var.serving.batching.tickets import LATE, Row
 from trt_var.serving.batching.watching import Watcher
 
 log = logging.getLogger(__name__)
@@ -128,4 +128,4 @@ class Worker(threading.Thread):
             if not ticket.future.done():
                 self._dispatch.forget(ticket)
                 self._watcher.late(1)
-                ticket.fail(DeadlineError("not done by its deadline; ask with a longer timeout"))
+                ticket.fail(DeadlineError(LATE))

@@ -92,6 +92,19 @@ def test_previews_are_those_of_stream(pipeline: Pipeline, batcher: Batcher) -> N
         assert preview.role == expected[preview.scale].role
 
 
+def test_a_stream_that_nobody_begins_to_read_leaves_the_queue(batcher: Batcher) -> None:
+    async def turn_away() -> None:
+        first = batcher.submit([3] * 64, seed=0, n_draft=6)
+        shown = batcher.stream(4, seed=0, n_draft=2)
+        waiting = batcher.planner.waiting
+        await shown.aclose()
+        del shown
+        assert batcher.planner.waiting == waiting - 1
+        first.cancel()
+
+    asyncio.run(turn_away())
+
+
 def test_inpainting_shares_batches_with_all_else(pipeline: Pipeline, batcher: Batcher) -> None:
     image = pipeline.generate(3, seeds=1).images[0]
     mask = np.zeros((32, 32), bool)
