@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from calibrating import open_digits, quantised, seen
 from helpers import assert_close, assert_tokens
 from trt_var import Generation, Pipeline, Preview, Sampling, UsageError
 from trt_var.errors import DeadlineError, OverloadedError
@@ -202,12 +204,17 @@ def test_closing_draws_what_was_taken_in_and_takes_no_more(pipeline: Pipeline) -
     assert all(future.done() and future.exception() is None for future in futures)
 
 
-def test_alone_where_the_pipeline_draws_every_image_alone(pipeline: Pipeline) -> None:
-    with Pipeline.load("digits", "openvino", batch_invariant=True) as alone, Batcher(alone) as batcher:
-        served = [batcher.submit(label, seed=label) for label in range(6)]
+@pytest.mark.parametrize("precision", ["float", "int8"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_alone_where_the_pipeline_draws_every_image_alone(backend: str, precision: str, tmp_path: Path) -> None:
+    """In whatever arithmetic: float is bfloat16 on OpenVINO, where the processor has it."""
+    bundle = quantised(open_digits(), seen(), tmp_path / "int8").path if precision == "int8" else "digits"
+    with Pipeline.load(bundle, backend, batch_invariant=True) as alone, Batcher(alone, Batching(batch=8)) as batcher:
+        served = [batcher.submit(label, seed=label, sampling=SETTINGS[label % 5]) for label in range(10)]
         for label, future in enumerate(served):
-            expected = alone.generate([9, label, 4], seeds=[1, label, 2])
+            expected = alone.generate([9, label, 4], seeds=[1, label, 2], sampling=SETTINGS[label % 5])
             np.testing.assert_array_equal(future.result(60).images[0], expected.images[1])
+            np.testing.assert_array_equal(future.result().tokens[0], expected.tokens[1])
 
 
 def test_the_batch_that_pays_is_measured(pipeline: Pipeline) -> None:
