@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 DIGITS := examples/digits/weights
 
-.PHONY: demo digits test rtx lint clean
+.PHONY: demo digits test rtx lint docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/trt-var build --drafter $(DIGITS)/drafter.safetensors --refiner $(DIGITS)/refiner.safetensors \
@@ -35,6 +35,10 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# the documentation site: strict, so that broken links, stale command lines and undocumented names fail
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from trt_var.cli import main as cli
+from typed import problems
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
 
 
-def typed(document: Path) -> Iterator[list[str]]:
-    """Words of every command in code: fenced lines, and inline code that gives a whole command."""
-    text = document.read_text(encoding="utf-8")
-    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    inline = re.findall(r"`((?:trt-var|python|bash) [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    for line in (*lines, *inline):
-        words = shlex.split(line, comments=True)
-        if words:
-            yield words
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands(document: Path) -> None:
-    wrong = []
-    for words in typed(document):
-        if words[0] in ("python", "bash"):
-            script = next((word for word in words if word.endswith((".py", ".sh"))), None)
-            if script and "/" in script and not (ROOT / script).is_file():
-                wrong.append(" ".join(words))
-        elif words[0] == "trt-var" and len(words) > 1:
-            said = io.StringIO()
-            try:
-                with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-                    cli._parser().parse_args(words[1:])
-            except SystemExit as stop:
-                if stop.code and "required" not in said.getvalue():  # shortened in running text
-                    wrong.append(f"{' '.join(words)}: {said.getvalue().strip()}")
-    assert not wrong
+    assert not list(problems(document.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -89,7 +89,7 @@ class Opened:
         return self._backend.free_memory()
 
     def chain(self, n_draft: int, smooth: bool = False) -> Chain:
-        """The loaded graphs of a decoding, for loops of one's own over ``trt_var.decoding.loop.decode``.
+        """The loaded graphs for N = ``n_draft``, for loops of one's own over ``trt_var.decoding.loop.decode``.
 
         With ``smooth`` they are others, which hold the weights a second time if both are used.
         """
@@ -121,7 +121,7 @@ class Opened:
         return Kept(region(redrawn, f_hats[:, 0], self.manifest), redrawn, pixels)
 
     def chain_of(self, run: Run) -> Chain:
-        """What a request needs: the refiner not at all where drawing ends before it would begin."""
+        """What ``run``, a checked request, needs: the refiner not at all where drawing ends before it would begin."""
         scales = len(self.manifest.schedule)
         early = run.n_draft >= run.scales(self.manifest)
         return self.chain(scales if early else run.n_draft, run.sampling.more_smooth)

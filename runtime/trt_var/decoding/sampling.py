@@ -64,7 +64,7 @@ class Sampling:
 
     @classmethod
     def from_json(cls, data: str | bytes | Mapping[str, Any]) -> Sampling:
-        """Settings from JSON, or from what a JSON parser made of it; what is missing has its default.
+        """Settings from ``data``, JSON or what a JSON parser made of it; what is missing has its default.
 
         Raises:
             UsageError: no JSON object, a setting that there is not, or one of another type.
@@ -81,19 +81,19 @@ class Sampling:
         return settings
 
     def temperatures(self, scales: int) -> tuple[float, ...]:
-        """The temperature of every scale."""
+        """The temperature of each of K ``scales``."""
         if isinstance(self.temperature, tuple):
             return self.temperature
         return (self.temperature,) * scales
 
     def guidance(self, scales: int) -> NDArray[np.float32]:
-        """The strength t of every scale [K]: cfg·k / (K − 1), 0 from the first that is not guided on."""
+        """The strength t of each of K ``scales`` [K]: cfg·k / (K − 1), 0 from the first that is not guided on."""
         strength = np.float32(self.cfg) * np.arange(scales, dtype=np.float32) / max(scales - 1, 1)
         strength[scales if self.guided_scales is None else self.guided_scales :] = 0
         return np.asarray(strength, np.float32)
 
     def unguided(self, scales: int, n_draft: int) -> frozenset[Role]:
-        """The roles that draw without guidance alone, of K ``scales`` or as many as are drawn."""
+        """The roles that draw without guidance alone with N = ``n_draft``, of K ``scales`` or as many as are drawn."""
         return unguided(self.guidance(scales).tolist(), self.scales or scales, n_draft)
 
     def resolved(self, vocabulary: int, max_top_k: int, untruncated: bool = False) -> Sampling:
@@ -115,7 +115,9 @@ class Sampling:
         return self.top_k in (0, vocabulary) and not isinstance(self.top_k, bool) and self.top_p in (0, 1)
 
     def check(self, scales: int, max_top_k: int, vocabulary: int = 0) -> None:
-        """Compare every value with its range; graphs that draw from the whole vocabulary have one.
+        """Compare every value with its range, for K ``scales`` and graphs that keep ``max_top_k`` tokens at most.
+
+        With ``vocabulary``, they draw from all of it where nothing shall be cut off.
 
         Raises:
             UsageError: naming the value, its range and, for top_k, the limit of the bundle.

@@ -113,6 +113,11 @@ def read_mask(path: AnyPath, size: tuple[int, int], side: int) -> NDArray[np.boo
 
     What is transparent in it counts as black.
 
+    Args:
+        path: as of ``read_picture``.
+        size: width and height of the picture's file, ``Picture.size``.
+        side: S, of the model.
+
     Raises:
         DataError: as ``read_picture``; its size is neither the picture's nor S × S; or nothing in it is near white.
     """
@@ -147,7 +152,7 @@ def fitted_mask(mask: Image, side: int) -> NDArray[np.bool_]:
 
 
 def box_mask(box: Box, size: tuple[int, int], side: int) -> NDArray[np.bool_]:
-    """A mask that redraws a box x0, y0, x1, y1 in the pixels of a picture of ``size``: bool [S, S].
+    """A mask that redraws a box x0, y0, x1, y1 in the pixels of a picture of ``size``: bool [S, S], S the model's ``side``.
 
     Raises:
         UsageError: the box is empty or leaves the picture.

@@ -54,7 +54,7 @@ class Provenance:
 
     @classmethod
     def from_json(cls, data: str | bytes) -> Provenance:
-        """From JSON; what it holds beside is ignored, as the labels and seeds in a picture's record.
+        """From ``data``, JSON; what it holds beside is ignored, as the labels and seeds in a picture's record.
 
         Raises:
             UsageError: no such JSON.

@@ -74,7 +74,7 @@ class Generation(_Result):
 
     @classmethod
     def from_json(cls, data: str | bytes) -> Generation:
-        """A result from its JSON.
+        """A result from its JSON, ``data``.
 
         Raises:
             UsageError: no such JSON.
@@ -141,7 +141,7 @@ class Reconstruction(_Result):
 
     @classmethod
     def from_json(cls, data: str | bytes) -> Reconstruction:
-        """A result from its JSON.
+        """A result from its JSON, ``data``.
 
         Raises:
             UsageError: no such JSON.
