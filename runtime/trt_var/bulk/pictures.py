@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trt_var.bulk.recipe import Bulk, Form
 from trt_var.bulk.shards import Progress, fill
-from trt_var.errors import DataError, OutputError
+from trt_var.errors import DataError, OutputError, UsageError
 from trt_var.pictures.reading import probe
 from trt_var.pictures.writing import picture_name, save_folder
 from trt_var.pipeline import Pipeline
@@ -37,6 +37,8 @@ def sample_pictures(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progres
         UsageError: a value out of range; or the folder holds other images, or something else.
         OutputError: another process writes there, or the disk is full; what is finished stays. Or other pictures lie there.
     """
+    if bulk.part is not None:
+        raise UsageError("part is of shards; pictures are drawn all")
     fill(pipeline, replace(bulk, shard=SPAN), out, Pictures(out), progress)
     found = sum(1 for _ in out.glob("*.png"))
     if found != bulk.num:
@@ -61,6 +63,6 @@ class Pictures:
             log.warning("%s; it is drawn again", error)
             return False
 
-    def write(self, index: int, drawn: Generation) -> None:
+    def write(self, index: int, made: Generation) -> None:
         """Write the pictures of a span."""
-        save_folder(self._out, drawn.images, drawn.labels, drawn.seeds)
+        save_folder(self._out, made.images, made.labels, made.seeds)

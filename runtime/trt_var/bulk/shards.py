@@ -7,22 +7,24 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_var.bulk.recipe import LOCK, Bulk, Form, agreed_positions
+from trt_var.bulk.probing import drawer_of, probe
+from trt_var.bulk.recipe import LOCK, RECIPE, Bulk, Form, Recipe, Series, agreed, recipe_of
 from trt_var.bundle.manifest import Manifest
+from trt_var.decoding.sampling import Sampling
 from trt_var.errors import OutputError
 from trt_var.files import arrays
 from trt_var.files.locking import locked
 from trt_var.files.paths import AnyPath, expanded, followed, is_unfinished
 from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
-from trt_var.requests.checking import check_series
-from trt_var.requests.mixing import by_class
+from trt_var.requests.checking import Run, check_series
 from trt_var.requests.results import Generation
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class Store(Protocol):
         """Whether the span is there, whole; what is not is drawn again."""
         ...
 
-    def write(self, index: int, drawn: Generation) -> None:
+    def write(self, index: int, made: Generation) -> None:
         """Keep a span, whole or not at all."""
         ...
 
@@ -55,40 +57,97 @@ def sample(pipeline: Pipeline, bulk: Bulk, out: AnyPath, progress: Progress | No
         progress: called with the number of images that are there, then with those finished at once.
 
     Returns:
-        The shards, in order.
+        The shards, in order; of a part, its own.
 
     Raises:
         UsageError: a value out of range; or the folder holds other images, or something else.
         OutputError: another process writes there, or the disk is full; what is finished stays.
     """
     out = expanded(out)
-    store = Shards(out, pipeline.manifest)
+    store = Shards(out, Shape.of(pipeline.manifest))
     fill(pipeline, bulk, out, store, progress)
-    return [store.path(index) for index in range(len(bulk.spans()))]
+    return [store.path(index) for index in bulk.own]
 
 
 def fill(pipeline: Pipeline, bulk: Bulk, out: Path, store: Store, progress: Progress | None = None) -> None:
     """Draw the spans that a store in the folder does not hold yet. Arguments and errors as of ``sample``."""
-    ends = (bulk.seed, bulk.seed + bulk.num - 1)
-    checked = check_series(pipeline.manifest, ends, bulk.n_draft, bulk.sampling, bulk.batch_size)
-    with _claimed(out):
-        positions = agreed_positions(pipeline, bulk, checked, store.form, out)
-        labels = by_class(bulk.num, pipeline.manifest.classes)[positions]
-        for index, span in enumerate(bulk.spans()):
-            seeds = [bulk.seed + place for place in positions[span].tolist()]
-            if store.holds(index, labels[span], np.array(seeds, np.uint64)):
+    checked = check_bulk(pipeline.manifest, bulk)
+    with claimed(out):
+        wanted = recipe_of(pipeline.manifest, drawer_of(pipeline), bulk, checked, store.form)
+        begun = (out / RECIPE).exists()
+        recipe = agreed(out, wanted, lambda: probe(pipeline, bulk))
+        series = Series(bulk, pipeline.manifest.classes, recipe.order)
+        for index in bulk.own:
+            labels, seeds = series[index]
+            if store.holds(index, labels, seeds):
                 if progress:
                     progress(len(seeds))
                 continue
-            drawn = pipeline.generate(
-                labels[span].tolist(),
-                seeds=seeds,
-                n_draft=bulk.n_draft,
-                sampling=checked.sampling,
-                batch_size=bulk.batch_size,
-                progress=progress,
-            )
-            store.write(index, drawn)
+            if begun:
+                _compare(recipe, probe(pipeline, bulk), out)
+                begun = False
+            store.write(index, drawn(pipeline, bulk, checked.sampling, labels, seeds, progress))
+
+
+def check_bulk(manifest: Manifest, bulk: Bulk) -> Run:
+    """Check what a series will ask for; the checked batch has its settings.
+
+    Raises:
+        UsageError: the first thing that cannot be meant.
+    """
+    ends = (bulk.seed, bulk.seed + bulk.num - 1)
+    return check_series(manifest, ends, bulk.n_draft, bulk.sampling, bulk.batch_size)
+
+
+def drawn(
+    pipeline: Pipeline,
+    bulk: Bulk,
+    sampling: Sampling | str,
+    labels: NDArray[np.int64],
+    seeds: NDArray[np.uint64],
+    progress: Progress | None = None,
+) -> Generation:
+    """The images of one shard: the same on any machine that draws the same probe.
+
+    Raises:
+        BackendError: the engine failed.
+    """
+    return pipeline.generate(
+        labels.tolist(),
+        seeds=seeds.tolist(),
+        n_draft=bulk.n_draft,
+        sampling=sampling,
+        batch_size=bulk.batch_size,
+        progress=progress,
+    )
+
+
+def _compare(recipe: Recipe, found: str, out: Path) -> None:
+    """One process may go on where rounding differs, as it may with another batch size; it is said, since it may matter."""
+    if recipe.probe not in (None, found):
+        log.warning(
+            "%s was begun where arithmetic rounds otherwise (another machine or device?): the rest of it will not be "
+            "byte for byte what that one would have drawn",
+            out,
+        )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What arrays of images are like.
+
+    Attributes:
+        side: pixels of an image.
+        length: tokens of an image.
+    """
+
+    side: int
+    length: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Shape:
+        """Of what a bundle draws."""
+        return cls(manifest.image_side, sum(side**2 for side in manifest.schedule))
 
 
 class Shards:
@@ -96,8 +155,8 @@ class Shards:
 
     form: Form = "shards"
 
-    def __init__(self, out: Path, manifest: Manifest) -> None:
-        self._out, self._manifest = out, manifest
+    def __init__(self, out: Path, shape: Shape) -> None:
+        self._out, self._shape = out, shape
 
     def path(self, index: int) -> Path:
         """The file of a span."""
@@ -105,38 +164,45 @@ class Shards:
 
     def holds(self, index: int, labels: NDArray[np.int64], seeds: NDArray[np.uint64]) -> bool:
         """Whether a shard is there with all its arrays, of the expected labels and seeds."""
-        path, manifest = self.path(index), self._manifest
+        path = self.path(index)
         if not path.exists():
             return False
-        count, side, length = len(seeds), manifest.image_side, sum(side**2 for side in manifest.schedule)
+        fault = self.fault(path, labels, seeds)
+        if fault is not None:
+            log.warning("%s is damaged (%s) and drawn again", path, fault)
+        return fault is None
+
+    def fault(self, path: Path, labels: NDArray[np.int64], seeds: NDArray[np.uint64]) -> object:
+        """What is wrong with a file that should hold such a shard, which is read through; None for nothing."""
+        count, side = len(seeds), self._shape.side
         expected = {
             "images": ((count, side, side, 3), ("uint8",)),
-            "tokens": ((count, length), ("uint16",)),
+            "tokens": ((count, self._shape.length), ("uint16",)),
             "labels": ((count,), ("int64",)),
             "seeds": ((count,), ("uint64",)),
         }
-        reason: object = "not what was written"
         try:
             arrays.check_npz(path, expected)
             with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as found:
                 right = np.array_equal(found["labels"], labels) and np.array_equal(found["seeds"], seeds)
-                if right and archive.testzip() is None:
-                    return True
+                return None if right and archive.testzip() is None else "not what was written"
         except arrays.UNREADABLE as error:
-            reason = error
-        log.warning("%s is damaged (%s) and drawn again", path, reason)
-        return False
+            return error
 
-    def write(self, index: int, drawn: Generation) -> None:
+    def write(self, index: int, made: Generation) -> None:
         """Write a shard."""
         with replacing(self.path(index)) as file:
-            kept = {"images": drawn.images, "tokens": drawn.tokens, "labels": drawn.labels, "seeds": drawn.seeds}
+            kept = {"images": made.images, "tokens": made.tokens, "labels": made.labels, "seeds": made.seeds}
             np.savez(file, **kept)  # type: ignore[arg-type]  # numpy's stub takes the arrays for a flag
 
 
 @contextmanager
-def _claimed(out: Path) -> Iterator[None]:
-    """The folder for this process alone, cleared of what a killed one left unfinished."""
+def claimed(out: Path) -> Iterator[None]:
+    """The folder for this process alone, cleared of what a killed one left unfinished.
+
+    Raises:
+        OutputError: another process writes there; or the folder cannot be written, in the block too.
+    """
     try:
         followed(out).mkdir(parents=True, exist_ok=True)
         with locked(out / LOCK):

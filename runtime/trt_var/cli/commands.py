@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trt_var.cli.building import build, calibrate, engines, finetune
-from trt_var.cli.drawing import demo, inpaint, reconstruct, run, sample
+from trt_var.cli.drawing import demo, inpaint, merge, reconstruct, run, sample
 from trt_var.cli.measuring import backends, bench, evaluate, info, plan, score
 from trt_var.cli.serving import load, serve
 
@@ -16,6 +16,7 @@ COMMANDS: dict[str, Callable[[Any, str], None]] = {
     "inpaint": inpaint.add,
     "edit": inpaint.add,
     "sample": sample.add,
+    "merge": merge.add,
     "reconstruct": reconstruct.add,
     "serve": serve.add,
     "load": load.add,

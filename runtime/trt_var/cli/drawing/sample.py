@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8)")
     parser.add_argument("--shard", type=int, default=256, metavar="n", help="images a file (default: 256)")
     parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="folder of the shards")
+    part = "draw only the i-th of n parts, into a folder of its own; trt-var merge joins them (Slurm arrays, indexed jobs)"
+    parser.add_argument("--part", type=_part, metavar="i/n", help=part)
     parser.add_argument(
         "--adm-npz",
         type=expanded,
@@ -49,12 +52,17 @@ def _sample(options: argparse.Namespace) -> None:
     from trt_var.files.outputs import check_targets
     from trt_var.quality import samples
 
+    if options.part and options.adm_npz:
+        raise UsageError(
+            "--adm-npz needs the whole series, --part draws some of it; merge the parts, then give --adm-npz alone"
+        )
     check_targets(files=[options.adm_npz], folders=[options.out])
     with arguments.pipeline(options) as pipeline:
         wanted = _wanted(options, pipeline.manifest)
-        with tqdm(total=wanted.num, unit="image", disable=None) as bar:
+        with tqdm(total=wanted.images, unit="image", disable=None) as bar:
             shards = _drawn(pipeline, wanted, options.out, bar.update)
-        print(f"{options.out}: {wanted.num} images in {len(shards)} shards, {pipeline.engine}")
+        of = f", part {options.part[0]}/{options.part[1]} of {wanted.num}" if options.part else ""
+        print(f"{options.out}: {wanted.images} images in {len(shards)} shards{of}, {pipeline.engine}")
         if options.adm_npz:
             images = read_mixed(shards, pipeline.manifest.classes)
             samples.write_images(options.adm_npz, wanted.num, pipeline.manifest.image_side, images)
@@ -71,7 +79,7 @@ def _drawn(pipeline: Pipeline, wanted: Bulk, out: Path, progress: Any) -> list[P
         if not (out / RECIPE).is_file():
             raise
         done = len(list(out.glob("shard-*.npz")))
-        raise OutputError(f"{error}; {done} of {len(wanted.spans())} shards are there, the same command goes on") from error
+        raise OutputError(f"{error}; {done} of {len(wanted.own)} shards are there, the same command goes on") from error
 
 
 def _wanted(options: argparse.Namespace, manifest: Manifest) -> Bulk:
@@ -91,4 +99,12 @@ def _wanted(options: argparse.Namespace, manifest: Manifest) -> Bulk:
         arguments.sampling(options, manifest),
         options.batch_size,
         options.shard,
+        options.part,
     )
+
+
+def _part(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}; expected i/n, such as 1/4 to 4/4")
+    return int(found[1]), int(found[2])
