@@ -96,6 +96,11 @@ class Description(msgspec.Struct, frozen=True):
     timeout: float
     presets: tuple[str, ...] = tuple(PRESETS)
 
+    @property
+    def size(self) -> str:
+        """Of an image, as OpenAI writes it."""
+        return f"{self.side}x{self.side}"
+
 
 class Engine(Protocol):
     """What the app asks for pictures. All errors are ``TrtVarError``."""
@@ -264,13 +269,12 @@ def _redrawn(path: Path) -> Image:
 
     try:
         with Image.open(path) as mask:
-            if "A" not in mask.getbands() and "transparency" not in mask.info:
-                raise UsageError("the mask has no transparency; expected a PNG, transparent where the image is redrawn")
-            redrawn = mask.convert("RGBA").getchannel("A").point([255] * HALF + [0] * HALF)
-    except (*UNREADABLE, SyntaxError) as error:
-        if isinstance(error, UsageError):
-            raise
+            alpha = mask.convert("RGBA").getchannel("A") if mask.has_transparency_data else None
+    except UNREADABLE as error:
         raise DataError(f"the mask cannot be read: {error}") from error
+    if alpha is None:
+        raise UsageError("the mask has no transparency; expected a PNG, transparent where the image is redrawn")
+    redrawn = alpha.point([255] * HALF + [0] * HALF)
     if redrawn.getbbox() is None:
         raise UsageError("the mask is transparent nowhere; nothing would be redrawn")
     return redrawn

@@ -27,7 +27,7 @@ PACKAGES = ("starlette", "uvicorn", "prometheus_client", "multipart", "python_mu
 AUTO = "auto"
 NAME = re.compile(r"[^/.\x00-\x1f\ud800-\udfff][^/\x00-\x1f\ud800-\udfff]{0,99}")
 HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9a-f:]+\]")
-MOST_RATE = 1e6
+MOST_RATE, MOST_IMAGES = 1e6, 1000
 SMALL = 100_000_000  # bytes of a bundle
 GAINS = "onnxruntime"  # OpenVINO draws less side by side (docs/serving.md has figures)
 USUAL_BESIDE, MOST_BESIDE = 4, 64
@@ -128,7 +128,7 @@ def _serve(options: argparse.Namespace) -> None:
         hosts |= server.LOOPBACK
     name = options.model_name or Path(options.engines).resolve().name
     listening = server.bind(process)
-    settings = Settings(name, _images(options.max_images), keys=keys, hosts=hosts, page=not options.no_page)
+    settings = Settings(name, options.max_images, keys=keys, hosts=hosts, page=not options.no_page)
     with arguments.pipeline(options) as pipeline:
         metrics = Metrics()
         engine = LocalEngine(pipeline, _batching(options, pipeline.manifest.serves), metrics, _beside(options, pipeline))
@@ -141,14 +141,15 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _process(options: argparse.Namespace) -> Process:
+    from trt_var.serving.batching.settings import LONGEST
     from trt_var.serving.server import Process
 
     if not 0 <= options.port <= 65_535:
         raise UsageError(f"--port is {options.port}; expected 0 to 65535")
     for name in ("drain_delay", "patience"):
         value = getattr(options, name)
-        if value is not None and not 0 <= value <= 86_400:
-            raise UsageError(f"--{name.replace('_', '-')} is {value:g}; expected seconds, 0 to 86400")
+        if value is not None and not 0 <= value <= LONGEST:
+            raise UsageError(f"--{name.replace('_', '-')} is {value:g}; expected seconds, 0 to {LONGEST:g}")
     files = [options.tls_certificate, options.tls_key]
     if any(files) != all(files):
         raise UsageError("--tls-certificate and --tls-key go together")
@@ -169,6 +170,8 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError(f"--key-images is {options.key_images}; expected 1 or more")
     if options.model_name is not None and not NAME.fullmatch(options.model_name):
         raise UsageError("--model-name: expected 1 to 100 printable characters, without / and not beginning with a dot")
+    if not 1 <= options.max_images <= MOST_IMAGES:
+        raise UsageError(f"--max-images is {options.max_images}; expected 1 to {MOST_IMAGES}")
     for name in options.allow_host:
         if not HOST.fullmatch(name):
             raise UsageError(f"--allow-host is {name[:80]!r}; expected a host's name, without scheme and port")
@@ -232,12 +235,6 @@ def _number(text: str | None) -> int | None:
     if not re.fullmatch(r"-?[0-9]{1,9}", text):
         raise UsageError(f"--n-draft is {text[:40]!r}; expected a whole number or {AUTO}")
     return int(text)
-
-
-def _images(count: int) -> int:
-    if not 1 <= count <= 1000:
-        raise UsageError(f"--max-images is {count}; expected 1 to 1000")
-    return count
 
 
 def _say(process: Process, listening: socket.socket) -> None:

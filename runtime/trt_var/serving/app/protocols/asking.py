@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from trt_var.decoding.sampling import Sampling, preset
 from trt_var.errors import UsageError
 from trt_var.requests.labels import NO_CLASS
+from trt_var.requests.seeds import MAX_SEED, RANDOM, RANDOM_BITS
 from trt_var.serving.app.faults import Refusal
-from trt_var.serving.app.protocols.wire import MAX_SEED, Range, Settings
+from trt_var.serving.app.protocols.wire import Range, Settings
 from trt_var.serving.batching.batcher import NDraft
+from trt_var.serving.batching.settings import LONGEST
 from trt_var.serving.engine import Description
-
-RANDOM, RANDOM_BITS = -1, 32  # bits of a seed that is chosen here: few enough to be copied by hand
-OWN = ("cfg", "top_k", "top_p", "guided_scales", "scales", "more_smooth")
 
 
 def sampling(given: Settings, served: Description) -> Sampling:
@@ -28,12 +27,10 @@ def sampling(given: Settings, served: Description) -> Sampling:
     if given.cfg is not None and given.guidance_scale is not None:
         raise Refusal(400, "cfg and guidance_scale are one setting; give one of them", param="cfg", code="invalid_value")
     base = preset(given.preset or "default", len(served.schedule), served.vocabulary)
-    chosen: dict[str, Any] = {name: getattr(given, name) for name in OWN if getattr(given, name) is not None}
+    names = [field.name for field in fields(Sampling)]
+    chosen: dict[str, Any] = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.guidance_scale is not None:
         chosen["cfg"] = given.guidance_scale
-    if given.temperature is not None:
-        several = isinstance(given.temperature, list)
-        chosen["temperature"] = tuple(given.temperature) if several else given.temperature  # type: ignore[arg-type]
     return replace(base, **chosen)
 
 
@@ -68,8 +65,9 @@ def timeout(header: str | None) -> float | None:
         seconds = float(header)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds <= 86_400:
-        raise Refusal(400, "X-Request-Timeout is no number of seconds from more than 0 to 86400", code="invalid_value")
+    if not 0 < seconds <= LONGEST:
+        told = f"X-Request-Timeout is no number of seconds from more than 0 to {LONGEST:g}"
+        raise Refusal(400, told, code="invalid_value")
     return seconds
 
 

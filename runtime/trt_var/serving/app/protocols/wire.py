@@ -12,7 +12,6 @@ from msgspec import Meta
 
 from trt_var.serving.app.faults import Refusal
 
-MAX_SEED = 2**64 - 1
 PLACE, MISSING = re.compile(r"`\$\.(\w+)"), re.compile(r"missing required field `(\w+)")
 Request = TypeVar("Request", bound=msgspec.Struct)
 Text = Annotated[str, Meta(max_length=32_000)]
