@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -18,6 +17,7 @@ from starlette.routing import Route
 from trt_var import __version__
 from trt_var.errors import TrtVarError
 from trt_var.serving.app import openapi
+from trt_var.serving.app.answers import PLAIN, as_json, place
 from trt_var.serving.app.faults import Refusal, refusal
 from trt_var.serving.app.guarding.guard import Guard
 from trt_var.serving.app.guarding.metrics import Metrics
@@ -27,8 +27,6 @@ from trt_var.serving.app.service import Service
 from trt_var.serving.app.settings import Settings
 from trt_var.serving.batching.dispatch import State
 from trt_var.serving.engine import Engine, LocalEngine
-
-PLAIN = "/v2"  # whose errors are the Open Inference Protocol's
 
 
 def build(engine: Engine, settings: Settings = Settings(), metrics: Metrics | None = None) -> Starlette:  # noqa: B008  # frozen
@@ -94,14 +92,14 @@ def _routes(settings: Settings) -> list[Route]:
 async def _healthz(request: Request) -> Response:
     """Whether the process is of use at all: starting and draining are."""
     alive = request.app.state.service.state() is not State.FAILED
-    return _json({"status": "ok" if alive else "failed"}, 200 if alive else 503)
+    return as_json({"status": "ok" if alive else "failed"}, 200 if alive else 503)
 
 
 async def _readyz(request: Request) -> Response:
     """Whether new requests should come here."""
     service: Service = request.app.state.service
     state = service.state() if service.description else State.STARTING
-    return _json({"status": state.value}, 200 if state is State.READY else 503)
+    return as_json({"status": state.value}, 200 if state is State.READY else 503)
 
 
 async def _metrics(request: Request) -> Response:
@@ -111,15 +109,11 @@ async def _metrics(request: Request) -> Response:
 
 async def _version(request: Request) -> Response:
     service: Service = request.app.state.service
-    return _json({"version": __version__, "model": service.settings.model, "backend": service.served().backend})
+    return as_json({"version": __version__, "model": service.settings.model, "backend": service.served().backend})
 
 
 async def _openapi(request: Request) -> Response:
-    return _json(openapi.document(request.app.state.service.settings))
-
-
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
+    return as_json(openapi.document(request.app.state.service.settings))
 
 
 async def _refused(request: Request, error: Refusal) -> Response:
@@ -137,4 +131,4 @@ async def _missing(request: Request, error: HTTPException) -> Response:
 
 
 def _plain(request: Request) -> bool:
-    return str(request.scope["path"]).removeprefix(request.scope.get("root_path", "")).startswith(PLAIN)
+    return place(request.scope).startswith(PLAIN)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
-import msgspec
 from starlette.responses import Response
 
+from trt_var.decoding.sampling import Sampling
 from trt_var.errors import (
     BackendError,
     BundleError,
@@ -18,8 +19,10 @@ from trt_var.errors import (
     UsageError,
     printable,
 )
+from trt_var.serving.app.answers import as_json
 
 LONGEST = 2000  # characters of a message: names come back in it
+PARAMS = ("n_draft", *(field.name for field in fields(Sampling)), "seeds", "preset", "mask")  # that messages begin with
 
 
 class Refusal(Exception):  # noqa: N818  # an answer, not a failure of ours
@@ -55,12 +58,17 @@ class Refusal(Exception):  # noqa: N818  # an answer, not a failure of ours
     def response(self, plain: bool = False) -> Response:
         """The answer; ``plain`` as the Open Inference Protocol has it."""
         body = {"error": self.message} if plain else {"error": self.body}
-        return Response(msgspec.json.encode(body), self.status, self.headers, "application/json")
+        return as_json(body, self.status, self.headers)
 
 
 def _utf8(text: str) -> str:
     """Without halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def no_such_model(asked: str, served: str, param: str | None = "model") -> Refusal:
+    """Of a name that is not the served one's; both as they are to be shown."""
+    return Refusal(404, f"there is no model {asked} here; this is {served}", param=param, code="model_not_found")
 
 
 def refusal(error: TrtVarError) -> Refusal:
@@ -80,21 +88,6 @@ def refusal(error: TrtVarError) -> Refusal:
     if isinstance(error, (BackendError, BundleError)):
         return Refusal(503, text, code="engine_failed", headers={"Retry-After": "5"})
     return Refusal(500, text, code="internal_error")
-
-
-PARAMS = (
-    "n_draft",
-    "cfg",
-    "top_k",
-    "top_p",
-    "temperature",
-    "guided_scales",
-    "scales",
-    "more_smooth",
-    "seeds",
-    "preset",
-    "mask",
-)
 
 
 def _param(text: str) -> str | None:

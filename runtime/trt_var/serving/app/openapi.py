@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from trt_var import __version__
+from trt_var.serving.app.answers import FORM, JSON
 from trt_var.serving.app.protocols.tensors import Infer
 from trt_var.serving.app.protocols.wire import Generate
 from trt_var.serving.app.settings import Settings
 
 Json = dict[str, Any]
-JSON, FORM = "application/json", "multipart/form-data"
 REF = "#/components/schemas/{name}"
 FAULTS = {
     400: "A value that cannot be meant",
@@ -82,15 +82,11 @@ def _paths(generate: Json, infer: Json) -> Json:
     bad = (400, 403, 404)
     drawing = (*bad, 408, 413, 415, 429, 499, 500, 503, 504)
     paths: Json = {
-        "/v1/images/generations": {
-            "post": _operation("Draw images", images, drawing, body=("application/json", generate), also=stream)
-        },
-        "/v1/images/edits": {
-            "post": _operation("Redraw a region", images, drawing, body=("multipart/form-data", edit), also=stream)
-        },
+        "/v1/images/generations": {"post": _operation("Draw images", images, drawing, (JSON, generate), also=stream)},
+        "/v1/images/edits": {"post": _operation("Redraw a region", images, drawing, (FORM, edit), also=stream)},
         "/v1/models": {"get": _operation("What is served", listed, (*bad, 503))},
         "/v1/models/{id}": {
-            "get": _operation("What is served", {"$ref": REF.format(name="Model")}, (*bad, 503)),
+            "get": _operation("What is served", _ref("Model"), (*bad, 503)),
             "parameters": [one],
         },
         "/v1/classes": {"get": _operation("Classes by name or number", listed, (*bad, 503)), "parameters": query},
@@ -149,7 +145,7 @@ def _error() -> Json:
 
 def _event() -> Json:
     """Of a stream, each; the data are one line of JSON."""
-    return _object({"event": TEXT, "data": {"type": "string", "contentMediaType": "application/json"}}, True)
+    return _object({"event": TEXT, "data": {"type": "string", "contentMediaType": JSON}}, True)
 
 
 def _images() -> Json:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 
+from trt_var.serving.app.answers import CLIENT_GONE
 from trt_var.serving.app.faults import Refusal
 from trt_var.serving.app.guarding.metrics import Metrics
 from trt_var.serving.app.keys import Limit
 from trt_var.serving.app.settings import Settings
 from trt_var.serving.batching.dispatch import State
 from trt_var.serving.batching.tickets import Served
-from trt_var.serving.engine import Description, Engine
-
-Result = TypeVar("Result")
-CLIENT_GONE = 499  # as nginx counts them; nobody reads the answer
+from trt_var.serving.engine import Ask, Description, Engine
 
 
 @dataclass
@@ -57,8 +56,7 @@ class Service:
     def most_images(self, request: Request) -> int:
         """That one request may ask for: what could never be drawn is refused for good, not for now."""
         keys, served = self.settings.keys, self.served()
-        bounds = [self.settings.images, served.waiting, keys.most if keys and keys.most else served.waiting]
-        return min(bounds)
+        return min(self.settings.images, served.waiting, keys.most if keys and keys.most else served.waiting)
 
     def told(self, served: Served) -> dict[str, Any]:
         """What every answer says of how it was drawn."""
@@ -91,12 +89,23 @@ def answered(request: Request, served: Served) -> None:
     }
 
 
-async def gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of a work, which ends when the client goes.
+async def drawn(request: Request, ask: Ask) -> Served:
+    """What a request asks for, within the limits of its key.
 
     Raises:
-        Refusal: it has gone.
+        TrtVarError: as of ``Engine.generate``; or the key asks for too much.
+        Refusal: the client has gone.
     """
+    service: Service = request.app.state.service
+    limit = service.limit(request)
+    with limit.held(len(ask.labels)) if limit else nullcontext():
+        served = await _gone(request, service.engine.generate(ask))
+    answered(request, served)
+    return served
+
+
+async def _gone(request: Request, work: Coroutine[Any, Any, Served]) -> Served:
+    """The result of a work, which ends when the client goes."""
     task = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request))
     try:

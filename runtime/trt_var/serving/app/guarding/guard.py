@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from trt_var.serving.app.answers import CLIENT_GONE, PLAIN, place
 from trt_var.serving.app.faults import Refusal
 from trt_var.serving.app.guarding.metrics import Metrics
 from trt_var.serving.app.settings import Settings
@@ -22,7 +23,6 @@ log, faults = logging.getLogger("trt_var.serving.access"), logging.getLogger(__n
 IDENTITY = re.compile(r"[A-Za-z0-9._-]{1,64}")
 OPEN = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 CHALLENGE = 'Basic realm="trt-var", Bearer realm="trt-var"'  # Basic, so that a browser asks; Chromium reads the first alone
-CLIENT_GONE = 499  # as nginx counts them; nobody reads the answer
 LONGEST_URL, LARGEST_HEADERS, MOST_HEADERS = 64 << 10, 64 << 10, 200
 UPLOADS = "/v1/images/edits"
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
@@ -72,7 +72,7 @@ class _Passage:
 
     def __init__(self, settings: Settings, metrics: Metrics, scope: Scope) -> None:
         self._settings, self._metrics, self._scope = settings, metrics, scope
-        self._path = scope["path"].removeprefix(scope.get("root_path", ""))  # the app may be mounted in another
+        self._path = place(scope)
         self._headers, self._route = Headers(scope=scope), _route(self._path)
         self._began = time.monotonic()
         given = self._headers.get("x-request-id", "")
@@ -80,7 +80,7 @@ class _Passage:
         self._status, self._streams, self._bytes = 0, False, 0
         self._body, self._body_ended = 0, False
         self._most = settings.upload if self._path == UPLOADS else settings.body
-        self._plain = self._path.startswith("/v2")
+        self._plain = self._path.startswith(PLAIN)
         self._state: dict[str, Any] = scope.setdefault("state", {})
         self._state.update(key=None, told={}, began=self._began, request_id=self._identity)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from trt_var.requests.labels import folded
-from trt_var.serving.app.faults import Refusal
+from trt_var.serving.app.answers import as_json
+from trt_var.serving.app.faults import Refusal, no_such_model
 from trt_var.serving.app.service import Service
 
 MOST_LISTED, LONGEST = 1000, 200
@@ -17,16 +17,15 @@ MOST_LISTED, LONGEST = 1000, 200
 
 async def models(request: Request) -> Response:
     """``GET /v1/models``."""
-    return _json({"object": "list", "data": [_model(request.app.state.service)]})
+    return as_json({"object": "list", "data": [_model(request.app.state.service)]})
 
 
 async def model(request: Request) -> Response:
     """``GET /v1/models/{id}``."""
     service: Service = request.app.state.service
     if request.path_params["id"] != service.settings.model:
-        told = f"there is no model {request.path_params['id'][:80]!r} here; this is {service.settings.model!r}"
-        raise Refusal(404, told, param="model", code="model_not_found")
-    return _json(_model(service))
+        raise no_such_model(repr(request.path_params["id"][:80]), repr(service.settings.model))
+    return as_json(_model(service))
 
 
 async def classes(request: Request) -> Response:
@@ -43,7 +42,7 @@ async def classes(request: Request) -> Response:
             found.append((not begins, label, line))
     found.sort()
     data = [{"label": label, "name": line} for _, label, line in found[:limit]]
-    return _json({"object": "list", "data": data, "total": len(found)})
+    return as_json({"object": "list", "data": data, "total": len(found)})
 
 
 def _limit(text: str) -> int:
@@ -55,7 +54,6 @@ def _limit(text: str) -> int:
 
 def _model(service: Service) -> dict[str, Any]:
     served = service.served()
-    auto = served.floor < served.ceiling
     return {
         "id": service.settings.model,
         "object": "model",
@@ -67,10 +65,10 @@ def _model(service: Service) -> dict[str, Any]:
             "serves": served.serves,
             "floor": served.floor,
             "ceiling": served.ceiling,
-            "auto": auto,
+            "auto": served.floor < served.ceiling,
         },
         "presets": served.presets,
-        "size": f"{served.side}x{served.side}",
+        "size": served.size,
         "scales": len(served.schedule),
         "schedule": served.schedule,
         "classes": served.classes,
@@ -84,7 +82,3 @@ def _model(service: Service) -> dict[str, Any]:
         "reproducible": served.reproducible,
         "exact": served.exact,
     }
-
-
-def _json(body: Any) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")

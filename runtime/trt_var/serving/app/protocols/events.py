@@ -14,7 +14,6 @@ from starlette.requests import Request
 from trt_var.errors import TrtVarError
 from trt_var.requests.results import Preview
 from trt_var.serving.app.faults import refusal
-from trt_var.serving.app.keys import Limit
 from trt_var.serving.app.protocols import asking
 from trt_var.serving.app.protocols.pictures import encoded
 from trt_var.serving.app.protocols.wanted import Wanted
@@ -28,10 +27,11 @@ BEAT = b": waiting\n\n"
 class Stream:
     """One request's events. Begun, it has its place in the queue."""
 
-    def __init__(self, service: Service, wanted: Wanted, limit: Limit | None, request: Request) -> None:
-        self._service, self._wanted, self._request = service, wanted, request
+    def __init__(self, request: Request, wanted: Wanted) -> None:
+        self._service: Service = request.app.state.service
+        self._request, self._wanted = request, wanted
         self._held = ExitStack()
-        if limit is not None:
+        if (limit := self._service.limit(request)) is not None:
             self._held.enter_context(limit.held(1))
         self._source: AsyncGenerator[Event, None] | None = None
         self._next: asyncio.Task[Event] | None = None
@@ -80,10 +80,17 @@ class Stream:
     async def _bytes(self, event: Event) -> bytes:
         wanted, served = self._wanted, self._service.served()
         file = (await encoded([event.images[0]], wanted.form, wanted.quality))[0]
-        label, seed = int(event.labels[0]), int(event.seeds[0])
-        size = f"{served.side}x{served.side}"
-        shared = {"b64_json": file, "created_at": wanted.created, "size": size, "quality": "auto", "background": "opaque"}
-        shared |= {"output_format": wanted.form, "seed": seed, "label": label}
+        label = int(event.labels[0])
+        shared = {
+            "b64_json": file,
+            "created_at": wanted.created,
+            "size": served.size,
+            "quality": "auto",
+            "background": "opaque",
+            "output_format": wanted.form,
+            "seed": int(event.seeds[0]),
+            "label": label,
+        }
         if isinstance(event, Served):
             answered(self._request, event)
             told = {"revised_prompt": asking.title(label, served), **self._end_of(event), **self._service.told(event)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -11,22 +10,23 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from trt_var.serving.app.faults import Refusal
+from trt_var.serving.app.answers import FORM, JSON, as_json
+from trt_var.serving.app.faults import Refusal, no_such_model
 from trt_var.serving.app.protocols import asking
 from trt_var.serving.app.protocols.events import Stream
-from trt_var.serving.app.protocols.pictures import FORMATS, encoded
+from trt_var.serving.app.protocols.pictures import FORMATS, QUALITY, encoded
 from trt_var.serving.app.protocols.wanted import Wanted
 from trt_var.serving.app.protocols.wire import Generate, convert, parse
-from trt_var.serving.app.service import Service, answered, gone
+from trt_var.serving.app.service import Service, drawn
 from trt_var.serving.batching.tickets import Served
 from trt_var.serving.engine import Ask, Description, Edit
 
-JSON = "application/json"
 FILES = ("image", "mask")
 MULTIPART = {"max_files": 2, "max_fields": 40, "max_part_size": 64 << 10}
 LISTS, RANGES = ("temperature[]",), {"n_draft[min]": "min", "n_draft[max]": "max"}  # as forms have them
 NUMBERS = ("temperature", "n_draft")  # fields of a form that may be JSON
 ENOUGH = {"quality": ("auto", "standard"), "background": ("auto", "opaque"), "response_format": ("b64_json",)}
+STREAMED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 async def generations(request: Request) -> Response:
@@ -41,8 +41,8 @@ async def generations(request: Request) -> Response:
 async def edits(request: Request) -> Response:
     """``POST /v1/images/edits``."""
     service: Service = request.app.state.service
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        raise Refusal(415, "the request is no multipart/form-data", code="unsupported_media_type")
+    if not request.headers.get("content-type", "").lower().startswith(FORM):
+        raise Refusal(415, f"the request is no {FORM}", code="unsupported_media_type")
     try:
         async with request.form(**MULTIPART) as form:
             fields, files = _fields(form), {}
@@ -123,12 +123,9 @@ def _wanted(request: Request, service: Service, given: Generate, kind: str, edit
 def _check(given: Generate, served: Description, model: str) -> None:
     """Refuse what would be ignored in silence."""
     if given.model not in (None, model):
-        raise Refusal(
-            404, f"there is no model {given.model!r} here; this is {model!r}", param="model", code="model_not_found"
-        )
-    native = f"{served.side}x{served.side}"
-    if given.size not in (None, "auto", native):
-        raise Refusal(400, f"size is {given.size!r}; this model draws {native}", param="size", code="invalid_value")
+        raise no_such_model(repr(given.model), repr(model))
+    if given.size not in (None, "auto", served.size):
+        raise Refusal(400, f"size is {given.size!r}; this model draws {served.size}", param="size", code="invalid_value")
     for name, taken in ENOUGH.items():
         if getattr(given, name) not in (None, *taken):
             hint = "; for better pictures in more time, raise n_draft" if name == "quality" else ""
@@ -137,11 +134,8 @@ def _check(given: Generate, served: Description, model: str) -> None:
     if given.output_format not in (None, *FORMATS):
         expected = f"output_format is {given.output_format!r}; expected {', '.join(FORMATS)}"
         raise Refusal(400, expected, param="output_format", code="invalid_value")
-    if given.output_compression not in (None, QUALITY_OF_PNG) and given.output_format in (None, "png"):
+    if given.output_compression not in (None, QUALITY) and given.output_format in (None, "png"):
         raise Refusal(400, "output_compression is for jpeg and webp", param="output_compression", code="invalid_value")
-
-
-QUALITY_OF_PNG = 100  # which is what OpenAI's documents call its default
 
 
 def _spread(count: int, scales: int) -> frozenset[int]:
@@ -154,19 +148,13 @@ def _spread(count: int, scales: int) -> frozenset[int]:
 
 async def _answer(request: Request, given: Generate, wanted: Wanted) -> Response:
     service: Service = request.app.state.service
-    limit = service.limit(request)
     if given.stream:
-        stream = Stream(service, wanted, limit, request)
+        stream = Stream(request, wanted)
         await stream.begin()  # what is refused before the first event is an answer with a status of its own
-        return StreamingResponse(stream.events(), media_type="text/event-stream", headers=HEADERS)
-    with limit.held(len(wanted.ask.labels)) if limit else nullcontext():
-        served = await gone(request, service.engine.generate(wanted.ask))
+        return StreamingResponse(stream.events(), media_type="text/event-stream", headers=STREAMED)
+    served = await drawn(request, wanted.ask)
     files = await encoded(list(served.images), wanted.form, wanted.quality)
-    answered(request, served)
-    return Response(msgspec.json.encode(_body(service, wanted, served, files)), media_type=JSON)
-
-
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return as_json(_body(service, wanted, served, files))
 
 
 def _body(service: Service, wanted: Wanted, served: Served, files: list[str]) -> dict[str, Any]:
@@ -176,4 +164,4 @@ def _body(service: Service, wanted: Wanted, served: Served, files: list[str]) ->
         for file, label, seed in zip(files, served.labels.tolist(), served.seeds.tolist(), strict=True)
     ]
     made = {"created": wanted.created, "data": data, "background": "opaque", "output_format": wanted.form}
-    return {**made, "size": f"{described.side}x{described.side}", **service.told(served)}
+    return {**made, "size": described.size, **service.told(served)}

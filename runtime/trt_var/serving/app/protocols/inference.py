@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
-import msgspec
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
 from trt_var import __version__
-from trt_var.serving.app.faults import Refusal
+from trt_var.serving.app.answers import JSON, as_json
+from trt_var.serving.app.faults import no_such_model
 from trt_var.serving.app.protocols import asking, tensors
-from trt_var.serving.app.service import Service, answered, gone
+from trt_var.serving.app.service import Service, drawn
 from trt_var.serving.batching.dispatch import State
 from trt_var.serving.engine import Ask
 
 VERSION = "1"
-JSON, BYTES = "application/json", "application/octet-stream"
-
-
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type=JSON)
+BYTES = "application/octet-stream"
 
 
 async def server(request: Request) -> Response:
     """``GET /v2``."""
-    return _json({"name": "trt-var", "version": __version__, "extensions": ["binary_tensor_data"]})
+    return as_json({"name": "trt-var", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 async def live(request: Request) -> Response:
     """``GET /v2/health/live``."""
     alive = request.app.state.service.state() is not State.FAILED
-    return _json({"live": alive}, 200 if alive else 503)
+    return as_json({"live": alive}, 200 if alive else 503)
 
 
 async def ready(request: Request) -> Response:
@@ -42,7 +37,7 @@ async def ready(request: Request) -> Response:
     if "id" in request.path_params:
         _check(request, service)
     is_ready = service.state() is State.READY
-    return _json({"ready": is_ready}, 200 if is_ready else 503)
+    return as_json({"ready": is_ready}, 200 if is_ready else 503)
 
 
 async def model(request: Request) -> Response:
@@ -58,7 +53,7 @@ async def model(request: Request) -> Response:
         [{"name": name, "datatype": kind, "shape": shape} for name, kind, shape in part] for part in (inputs, outputs)
     ]
     told = {"name": service.settings.model, "versions": [VERSION], "platform": "trt_var"}
-    return _json({**told, "inputs": described[0], "outputs": described[1]})
+    return as_json({**told, "inputs": described[0], "outputs": described[1]})
 
 
 async def infer(request: Request) -> Response:
@@ -74,17 +69,14 @@ async def infer(request: Request) -> Response:
         sampling=asking.sampling(asked.settings, served),
         timeout=asking.timeout(request.headers.get("x-request-timeout")),
     )
-    limit = service.limit(request)
-    with limit.held(len(ask.labels)) if limit else nullcontext():
-        drawn = await gone(request, service.engine.generate(ask))
-    answered(request, drawn)
+    made = await drawn(request, ask)
     arrays: dict[str, NDArray[Any]] = {
-        "images": drawn.images,
-        "tokens": drawn.tokens,
-        "seed": drawn.seeds,
-        "label": drawn.labels,
+        "images": made.images,
+        "tokens": made.tokens,
+        "seed": made.seeds,
+        "label": made.labels,
     }
-    parameters = {"n_draft": drawn.n_draft, "reproducible": served.reproducible}
+    parameters = {"n_draft": made.n_draft, "reproducible": served.reproducible}
     told = {"model_name": service.settings.model, "model_version": VERSION, "parameters": parameters}
     body, length = tensors.write(arrays, asked, told)
     binary = any(asked.outputs.values())
@@ -95,7 +87,5 @@ async def infer(request: Request) -> Response:
 def _check(request: Request, service: Service) -> None:
     name, version = request.path_params["id"], request.path_params.get("version", VERSION)
     if (name, version) != (service.settings.model, VERSION):
-        told = (
-            f"there is no model {name[:80]!r} of version {version[:20]} here; this is {service.settings.model!r}, {VERSION}"
-        )
-        raise Refusal(404, told, code="model_not_found")
+        asked, served = f"{name[:80]!r} of version {version[:20]}", f"{service.settings.model!r}, {VERSION}"
+        raise no_such_model(asked, served, param=None)

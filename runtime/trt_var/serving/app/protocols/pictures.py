@@ -13,7 +13,7 @@ from PIL import Image
 
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 SMALL = 32_768  # bytes of pixels, a millisecond's work
-QUALITY = 100  # of OpenAI's output_compression
+QUALITY = 100  # of OpenAI's output_compression, which its documents call the default
 
 
 async def encoded(images: Sequence[NDArray[np.uint8]], form: str, quality: int | None) -> list[str]:
