@@ -213,9 +213,11 @@ def _check(option: str, seconds: float | None, most: float) -> None:
 def _settings_object(text: str) -> dict[str, Any]:
     import msgspec
 
+    from trt_var.serving.load.service import UNREADABLE
+
     try:
         found: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"--sampling is {text[:40]!r}, no JSON object: {error}") from error
     return found
 

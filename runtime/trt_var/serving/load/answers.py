@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from trt_var.serving.load.mix import Request
+from trt_var.serving.load.service import OK, UNREADABLE
 
-OK = 200
 BLOCK = re.compile(rb"\r?\n\r?\n")
-UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -119,9 +118,7 @@ def events(body: bytes) -> Iterator[tuple[str, bytes, int]]:
 
 def _whole(request: Request, body: bytes) -> Answer:
     found = _images.decode(body)
-    timing = found.timing
-    problem = _differs(request, found.data)
-    return Answer(problem, "", found.n_draft, timing.queue_s, timing.draw_s, None, found.reproducible)
+    return _ended(request, found, found.data, None)
 
 
 def _streamed(request: Request, body: bytes, marks: tuple[float, ...]) -> Answer:
@@ -135,11 +132,16 @@ def _streamed(request: Request, body: bytes, marks: tuple[float, ...]) -> Answer
             first = next((at for size, at in zip(marks[::2], marks[1::2], strict=True) if size >= end), None)
     if completed is None or code:
         return Answer("failed after its beginning" if code else "ends before its last event", code, first=first)
-    problem, timing = _differs(request, [completed]), completed.timing
-    return Answer(problem, "", completed.n_draft, timing.queue_s, timing.draw_s, first, completed.reproducible)
+    return _ended(request, completed, [completed], first)
 
 
-def _differs(request: Request, found: list[_Image] | list[_Completed]) -> str:
+def _ended(request: Request, told: _Images | _Completed, images: Sequence[_Image], first: float | None) -> Answer:
+    """Of an answer that came to its end."""
+    timing, problem = told.timing, _differs(request, images)
+    return Answer(problem, "", told.n_draft, timing.queue_s, timing.draw_s, first, told.reproducible)
+
+
+def _differs(request: Request, found: Sequence[_Image]) -> str:
     """In what pictures are others than were asked for."""
     if len(found) != request.images:
         return f"{len(found)} pictures for {request.images}"

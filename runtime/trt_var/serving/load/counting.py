@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_var.serving.load.answers import OK, Answer
+from trt_var.serving.load.answers import Answer
 from trt_var.serving.load.client import Outcome
 from trt_var.serving.load.mix import Request
 from trt_var.serving.load.rows import Moment, Row, Spread
 from trt_var.serving.load.run import Run
+from trt_var.serving.load.service import OK
 
 MOMENTS, SHORTEST = 50, 0.1  # points of a timeline at most, and seconds of one at least
 NO_ANSWER = Answer()
@@ -29,17 +30,15 @@ def row(run: Run, objective: float | None = None) -> Row:
     served = [found for found in waiting if is_served(found[1])]
     whole = [one.ended - due for _, one, due in served]
     in_time = [(request, one) for request, one, due in served if one.ended - due <= (objective or np.inf)]
-    good_images, span = (
-        sum(request.images for request, _ in in_time),
-        max([run.plan.window, *(one.ended for _, one in in_time)]),
-    )
+    span = max([run.plan.window, *(one.ended for _, one in in_time)])
+    good_images = sum(request.images for request, _ in in_time)
     unsound = [_answer(one) for _, one, _ in waiting if one.fate == "answered" and one.status == OK and not is_served(one)]
     images = sum(request.images for request, _, _ in served)
     by_n: Counter[int] = Counter()
     for request, one, _ in served:
         by_n[_answer(one).n_draft or 0] += request.images
     again = [_seconds(one.retry_after) for _, one, _ in waiting if one.status in (429, 503) and one.retry_after]
-    firsts = [(_answer(one).first, due) for _, one, due in served]
+    firsts = [first - due for _, one, due in served if (first := _answer(one).first) is not None]
     queues = [queue for _, one, _ in served if (queue := _answer(one).queue) is not None]
     wrong = [(request.rubbish, one) for request, one in invalid if one.status not in REFUSED]
     lateness = np.array(run.lateness)
@@ -59,7 +58,7 @@ def row(run: Run, objective: float | None = None) -> Row:
         attainment=len(in_time) / max(len(waiting), 1),
         images_per_second=images / run.seconds,
         whole=spread(whole),
-        first=spread([first - due for first, due in firsts if first is not None]),
+        first=spread(firsts),
         queue=spread(queues),
         statuses=_counted(str(one.status) for _, one, _ in waiting if one.status),
         codes=_counted(_answer(one).code for _, one, _ in waiting),

@@ -10,10 +10,11 @@ from trt_var.backends.installed import needed
 from trt_var.files.outputs import picture_format
 from trt_var.files.writing import replacing
 from trt_var.serving.load.report import Report
-from trt_var.serving.load.rows import Row
+from trt_var.serving.load.rows import Moment, Row, Spread
 
 BLUE, ORANGE, GREEN, GREY = "tab:blue", "tab:orange", "tab:green", "0.7"
 NOTHING = float("nan")
+DOTS = {"marker": "o", "markersize": 3}
 
 
 def check_plots() -> None:
@@ -46,22 +47,17 @@ def _sweep(axes: Sequence[Any], rows: list[Row], objective: float | None) -> Non
     rates = [row.offered / row.window for row in rows]
     latency, throughput = axes
     for name, style in (("p50", "-"), ("p95", "--"), ("p99", ":")):
-        whole = [NOTHING if row.whole is None else getattr(row.whole, name) for row in rows]
-        latency.plot(rates, whole, style, color=BLUE, marker="o", markersize=3, label=f"whole, {name}")
-    queue = [NOTHING if row.queue is None else row.queue.p50 for row in rows]
-    latency.plot(rates, queue, color=ORANGE, marker="o", markersize=3, label="queue, p50")
+        latency.plot(rates, _known([row.whole for row in rows], name), style, color=BLUE, **DOTS, label=f"whole, {name}")
+    latency.plot(rates, _known([row.queue for row in rows], "p50"), color=ORANGE, **DOTS, label="queue, p50")
     if any(row.first for row in rows):
-        first = [NOTHING if row.first is None else row.first.p50 for row in rows]
-        latency.plot(rates, first, color=GREEN, marker="o", markersize=3, label="first preview, p50")
+        latency.plot(rates, _known([row.first for row in rows], "p50"), color=GREEN, **DOTS, label="first preview, p50")
     if objective:
         latency.axhline(objective, color=GREY, label="objective")
     latency.set_yscale("log")
     latency.set_ylabel("seconds from when a request was due")
     throughput.plot(rates, rates, color=GREY, label="offered")
-    throughput.plot(
-        rates, [row.served / row.seconds for row in rows], color=ORANGE, marker="o", markersize=3, label="served"
-    )
-    throughput.plot(rates, [row.goodput for row in rows], color=BLUE, marker="o", markersize=3, label="goodput")
+    throughput.plot(rates, [row.served / row.seconds for row in rows], color=ORANGE, **DOTS, label="served")
+    throughput.plot(rates, [row.goodput for row in rows], color=BLUE, **DOTS, label="goodput")
     throughput.set_ylabel("requests a second")
     throughput.set_ylim(bottom=0)
     for one in axes:
@@ -78,12 +74,12 @@ def _course(axes: Sequence[Any], row: Row, objective: float | None, scales: int)
     rate.set_ylim(bottom=0)
     lines = (("p99", "whole, p99", BLUE, ":"), ("p50", "whole, p50", BLUE, "-"), ("queue", "queue, p50", ORANGE, "-"))
     for name, label, colour, style in lines:
-        latency.plot(times, _known(row, name), style, color=colour, label=label)
+        latency.plot(times, _known(row.timeline, name), style, color=colour, label=label)
     if objective:
         latency.axhline(objective, color=GREY, label="objective")
     latency.set_ylabel("seconds")
     latency.set_ylim(bottom=0)
-    drafted.plot(times, _known(row, "n_draft"), color=GREEN, label="N, mean")
+    drafted.plot(times, _known(row.timeline, "n_draft"), color=GREEN, label="N, mean")
     drafted.set_ylabel("N")
     drafted.set_ylim(0, scales + 0.5)
     drafted.set_xlabel("seconds after the start, when requests were due")
@@ -91,6 +87,7 @@ def _course(axes: Sequence[Any], row: Row, objective: float | None, scales: int)
         one.legend(fontsize=8, loc="upper left")
 
 
-def _known(row: Row, name: str) -> list[float]:
-    values = [getattr(moment, name) for moment in row.timeline]
+def _known(several: Sequence[Moment | Spread | None], name: str) -> list[float]:
+    """One value of each, or a gap."""
+    values = [None if one is None else getattr(one, name) for one in several]
     return [NOTHING if value is None else value for value in values]

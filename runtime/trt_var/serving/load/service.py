@@ -17,6 +17,7 @@ PROBE = 10.0  # seconds that the service has to say what it is
 OWNER = "trt-var"
 UNAUTHORISED, FORBIDDEN, UNAVAILABLE, OK = 401, 403, 503, 200
 SHOWN = 200  # characters of an answer in a message
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)  # what is no JSON, or says something else
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -164,7 +165,7 @@ def _model(target: Target, status: int, body: bytes) -> Model:
         raise UsageError(f"{target.url} is not a trt-var service: GET /v1/models answers {status}")
     try:
         models = msgspec.json.decode(body, type=_Models).data
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise UsageError(f"{target.url} is not a trt-var service: GET /v1/models: {printable(str(error))}") from error
     if not models or models[0].owned_by != OWNER or models[0].classes < 1:
         raise UsageError(f"{target.url} is not a trt-var service: GET /v1/models names no model of {OWNER}'s")
