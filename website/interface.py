@@ -9,6 +9,7 @@ from pathlib import Path
 
 import griffe
 
+import docstrings
 import trt_var
 from trt_var import bulk, pictures
 
@@ -72,12 +73,11 @@ def pages() -> dict[str, str]:
         made[f"reference/{page}.md"] = f"# {title}\n\n{begin}\n\n" + "\n\n".join(f"::: {name}" for name in names) + "\n"
         for name in names:
             first = _docstring(_found(name)).split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
-            first = re.sub("``(.*?)``", r"`\1`", first)
-            rows.append(f"| [`{name}`]({page}.md#{name}) | {first} |")
+            rows.append(f"| [`{name.removeprefix('trt_var.')}`]({page}.md#{name}) | {docstrings.shown(first)} |")
     begin = (
-        "# Python\n\n`from trt_var import …` has the names of two parts; others are imported from where they are. In all of "
-        "it `manifest` is the bundle's, as `Pipeline.manifest`, and `classes` their number. Shapes: n images of H × W "
-        "pixels, L tokens, K scales.\n\n"
+        "# Python\n\n`from trt_var import …` has the names without a point; the others are in packages and modules of "
+        "`trt_var`. In all of it `manifest` is the bundle's, as `Pipeline.manifest`, and `classes` their number. "
+        "Shapes: n images of H × W pixels, L tokens, K scales.\n\n"
     )
     return made | {"reference/python.md": begin + "\n".join(rows) + "\n"}
 
