@@ -2,8 +2,8 @@
 
 Starts ``trt-var serve`` on a bundle and offers it load, beside ``Pipeline.generate`` in the same run: the time that HTTP and
 batching add when idle, the rate at saturation, twice that with deadlines, previews, and N under load against a simulation
-with the batch times that were measured. Writes serving.json, serving.md and plots. Service, generator and pipeline share the
-machine: let nothing else run.
+with the batch times that were measured. Writes serving.json, and with --plot a picture. Service, generator and pipeline
+share the machine: let nothing else run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,17 +32,19 @@ from trt_var.serving.load.mix import Mix
 from trt_var.serving.load.plan import Arrivals, plans
 from trt_var.serving.load.plot import plot
 from trt_var.serving.load.report import Report
-from trt_var.serving.load.rows import Row
+from trt_var.serving.load.rows import Row, Spread
 from trt_var.serving.load.run import ask, go
 from trt_var.serving.load.service import Target
 from trt_var.serving.simulation import simulate
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 REPEATS = 7
+FEW = 5  # batches of an N that say how long they take
 
 
 def main() -> None:
     options = parser().parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"bundle": str(options.engines), "backend": options.backend}
     with Pipeline.load(options.engines, options.backend) as pipeline:
         found["engine"] = pipeline.backend
@@ -50,7 +52,6 @@ def main() -> None:
             if name in options.parts:
                 found[name] = measure(pipeline, options, found)
                 print(json.dumps({name: found[name]}, indent=1), flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "serving.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
@@ -89,11 +90,11 @@ def idle(pipeline: Pipeline, options: argparse.Namespace, found: dict[str, Any])
         plain = offer(target, 4, options.seconds)
         streamed = offer(target, 4, options.seconds, stream=1.0, partial_images=3)
     alone = timed(lambda: pipeline.generate(3), REPEATS * 20, 0.2)
-    first, whole = (streamed.first.p50 if streamed.first else 0), (streamed.whole.p50 if streamed.whole else 0)
+    served, first, whole = median(plain.whole), median(streamed.first), median(streamed.whole)
     return {
         "pipeline_p50_ms": 1000 * alone,
-        "service_p50_ms": 1000 * (plain.whole.p50 if plain.whole else 0),
-        "added_ms": 1000 * ((plain.whole.p50 if plain.whole else 0) - alone),
+        "service_p50_ms": 1000 * served,
+        "added_ms": 1000 * (served - alone),
         "stream_first_preview_ms": 1000 * first,
         "stream_whole_ms": 1000 * whole,
         "first_of_whole": first / whole,
@@ -109,16 +110,17 @@ def saturation(pipeline: Pipeline, options: argparse.Namespace, found: dict[str,
         served = offer(target, 1.15 * top, options.seconds)
         several = offer(target, 1.15 * top / 4, options.seconds, images=((4, 1.0),))
     after = best(pipeline, None)
-    rate = max((before[size] + after[size]) / 2 for size in before)
+    rates = {size: (before[size] + after[size]) / 2 for size in before}
+    rate = max(rates.values())
     return {
         "batch": batch,
-        "pipeline_images_per_second": {size: (before[size] + after[size]) / 2 for size in before},
+        "pipeline_images_per_second": rates,
         "pipeline_best": rate,
         "service_images_per_second": served.images_per_second,
         "share": served.images_per_second / rate,
         "four_images_a_request": several.images_per_second,
         "share_of_four": several.images_per_second / rate,
-        "generator_cpu": served.cpu / served.seconds,
+        "generator_cpu": served.cpu,
         "statuses": served.statuses,
     }
 
@@ -160,26 +162,10 @@ def auto(pipeline: Pipeline, options: argparse.Namespace, found: dict[str, Any])
         before = batches(target)
         free = row(go(target, offered)[0], objective)
         drawn = {n: [now - then for now, then in zip(one, before[n], strict=True)] for n, one in batches(target).items()}
-    policy = Policy(levels, objective)
     with Pipeline.load(options.engines, options.backend, threads=max(1, (pipeline.threads or 1) // devices)) as one:
-        shapes = {n: [timed(partial(draw, one, n, images), REPEATS) for images in (1, size)] for n in levels}
-
-    def shape(n_draft: int, images: float) -> float:
-        return float(np.interp(images, [1, size], shapes[n_draft]))
-
-    def slowed(n_draft: int) -> float:
-        """How much longer batches took in the service than here, with nothing beside them."""
-        count, seconds, images = drawn.get(n_draft, [0, 0, 0])
-        return seconds / count / shape(n_draft, images / count) if count >= 5 else 0
-
-    known = [slowed(n) for n in levels if slowed(n)]
-
-    def cost(n_draft: int, images: int) -> float:
-        return shape(n_draft, images) * (slowed(n_draft) or statistics.median(known))
-
-    answers = simulate(
-        pipeline.manifest, policy, cost, size, offered[0].arrivals.tolist(), devices=devices, overhead=options.overhead
-    )
+        cost = costs(one, levels, size, drawn)
+    arrivals, policy = offered[0].arrivals.tolist(), Policy(levels, objective)
+    answers = simulate(pipeline.manifest, policy, cost, size, arrivals, devices=devices, overhead=options.overhead)
     seconds = np.array([answer.seconds for answer in answers])
     simulated = float(np.quantile(seconds, 0.95))
     if options.plot:
@@ -204,8 +190,29 @@ def auto(pipeline: Pipeline, options: argparse.Namespace, found: dict[str, Any])
             "p95": simulated,
             "mean_n": float(np.mean([answer.n_draft for answer in answers])),
         },
-        "p95_measured_over_simulated": (free.whole.p95 if free.whole else 0) / simulated,
+        "p95_measured_over_simulated": (free.whole.p95 if free.whole else 0.0) / simulated,
     }
+
+
+def costs(
+    pipeline: Pipeline, levels: Sequence[int], size: int, drawn: Mapping[int, Sequence[float]]
+) -> Callable[[int, int], float]:
+    """Seconds of a batch by N and images: as a pipeline draws them, times how much longer they took in the service.
+
+    Args:
+        pipeline: with the threads that each of the service's has.
+        levels: N.
+        size: images of the largest batch.
+        drawn: batches of the service, their seconds and their images, by N.
+    """
+    shapes = {n: [timed(partial(draw, pipeline, n, images), REPEATS) for images in (1, size)] for n in levels}
+
+    def shape(n_draft: int, images: float) -> float:
+        return float(np.interp(images, [1, size], shapes[n_draft]))
+
+    slowed = {n: seconds / count / shape(n, images / count) for n, (count, seconds, images) in drawn.items() if count >= FEW}
+    usual = statistics.median(slowed.values())
+    return lambda n_draft, images: shape(n_draft, images) * slowed.get(n_draft, usual)
 
 
 def batches(target: Target) -> dict[int, tuple[float, float, float]]:
@@ -215,6 +222,10 @@ def batches(target: Target) -> dict[int, tuple[float, float, float]]:
     names = ("trt_var_batch_duration_seconds_count", "trt_var_batch_duration_seconds_sum", "trt_var_images_total")
     values = {n: [float(lines.get(f'{name}{{n_draft="{n}"}}', 0)) for name in names] for n in range(64)}
     return {n: (count, seconds, images) for n, (count, seconds, images) in values.items()}
+
+
+def median(spread: Spread | None) -> float:
+    return spread.p50 if spread else 0.0
 
 
 def timed(work: Callable[[], object], repeats: int, rest: float = 0.0) -> float:
