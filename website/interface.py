@@ -67,19 +67,19 @@ PAGES = {
 
 def pages() -> dict[str, str]:
     """Markdown of the pages, which mkdocstrings fills, and of the list of all names."""
-    rows = ["| name | what it is |", "|---|---|"]
-    made = {}
+    made, listed = {}, []
     for page, (title, begin, names) in PAGES.items():
         made[f"reference/{page}.md"] = f"# {title}\n\n{begin}\n\n" + "\n\n".join(f"::: {name}" for name in names) + "\n"
+        listed.append(f"**{title}**")
         for name in names:
-            first = _docstring(_found(name)).split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
-            rows.append(f"| [`{name.removeprefix('trt_var.')}`]({page}.md#{name}) | {docstrings.shown(first)} |")
+            first = _docstring(_found(name)).split("\n\n")[0].replace("\n", " ")
+            listed.append(f"[`{name.removeprefix('trt_var.')}`]({page}.md#{name})\n:   {docstrings.shown(first)}")
     begin = (
         "# Python\n\n`from trt_var import …` has the names without a point; the others are in packages and modules of "
         "`trt_var`. In all of it `manifest` is the bundle's, as `Pipeline.manifest`, and `classes` their number. "
         "Shapes: n images of H × W pixels, L tokens, K scales.\n\n"
     )
-    return made | {"reference/python.md": begin + "\n".join(rows) + "\n"}
+    return made | {"reference/python.md": begin + "\n\n".join(listed) + "\n"}
 
 
 def problems() -> Iterator[str]:
