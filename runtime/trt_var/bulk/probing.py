@@ -17,6 +17,11 @@ def drawer_of(pipeline: Pipeline) -> Drawer:
     return Drawer(pipeline.engine, pipeline.exact, pipeline.batch_invariant)
 
 
+def size_of(drawer: Drawer, bulk: Bulk) -> int:
+    """How many images a probe has."""
+    return min(SIZE if drawer.any_batch else bulk.batch_size, bulk.num, bulk.shard)
+
+
 def probe(pipeline: Pipeline, bulk: Bulk) -> str:
     """The sha256 of tokens and pixels of one batch, which is drawn as those of the series are.
 
@@ -27,8 +32,7 @@ def probe(pipeline: Pipeline, bulk: Bulk) -> str:
         UsageError: a value out of range.
         BackendError: the engine failed.
     """
-    wanted = SIZE if drawer_of(pipeline).any_batch else bulk.batch_size
-    size = min(wanted, bulk.num, bulk.shard)
+    size = size_of(drawer_of(pipeline), bulk)
     labels = [i % pipeline.manifest.classes for i in range(size)]
     drawn = pipeline.generate(labels, n_draft=bulk.n_draft, sampling=bulk.sampling, batch_size=size)
     found = hashlib.sha256(drawn.tokens.astype(np.dtype("<u2")).tobytes())

@@ -213,9 +213,7 @@ def agreed(out: Path, wanted: Recipe, probe: Callable[[], str]) -> Recipe:
         UsageError: the folder holds other images, or something else.
     """
     if not (out / RECIPE).exists():
-        strangers = [name for name in contents(out) if name not in OWN and not name.startswith(f".{RECIPE}")]
-        if strangers:
-            raise UsageError(f"{out} holds {strangers[0]} and no {RECIPE}; choose an empty or a new folder")
+        check_new(out)
         written = msgspec.structs.replace(wanted, probe=probe())
         write_recipe(out, written)
         return written
@@ -230,6 +228,17 @@ def agreed(out: Path, wanted: Recipe, probe: Callable[[], str]) -> Recipe:
             out,
         )
     return found
+
+
+def check_new(out: Path) -> None:
+    """Look whether a folder without a recipe may get one.
+
+    Raises:
+        UsageError: something lies in it.
+    """
+    strangers = [name for name in contents(out) if name not in OWN and not name.startswith(f".{RECIPE}")]
+    if strangers:
+        raise UsageError(f"{out} holds {strangers[0]} and no {RECIPE}; choose an empty or a new folder")
 
 
 def differences(found: Recipe, wanted: Recipe, but: tuple[str, ...], asked: str = "asked for") -> str:

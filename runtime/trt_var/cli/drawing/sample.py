@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
-from trt_var.errors import OutputError, UsageError
+from trt_var.errors import BackendError, OutputError, UsageError
 from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from trt_var.bulk import Bulk
     from trt_var.bundle.manifest import Manifest
-    from trt_var.pipeline import Pipeline
+    from trt_var.bundle.opening import Bundle
 
 
 def add(subparsers: Any, name: str) -> None:
@@ -42,6 +46,10 @@ def add(subparsers: Any, name: str) -> None:
         metavar="FILE",
         help="then all of them as arr_0, uint8 [n, H, W, 3], for the ADM evaluator",
     )
+    cluster = (
+        "draw on all devices of a Ray cluster: auto, local (this machine), HOST:PORT or ray://…; needs trt-var[ray-bulk]"
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help=cluster)
     parser.set_defaults(command=_sample, name=name)
 
 
@@ -49,6 +57,8 @@ def _sample(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from trt_var.bulk import read_mixed
+    from trt_var.bulk.recipe import read_recipe
+    from trt_var.bundle.opening import Bundle
     from trt_var.files.outputs import check_targets
     from trt_var.quality import samples
 
@@ -57,29 +67,50 @@ def _sample(options: argparse.Namespace) -> None:
             "--adm-npz needs the whole series, --part draws some of it; merge the parts, then give --adm-npz alone"
         )
     check_targets(files=[options.adm_npz], folders=[options.out])
-    with arguments.pipeline(options) as pipeline:
-        wanted = _wanted(options, pipeline.manifest)
-        with tqdm(total=wanted.images, unit="image", disable=None) as bar:
-            shards = _drawn(pipeline, wanted, options.out, bar.update)
-        of = f", part {options.part[0]}/{options.part[1]} of {wanted.num}" if options.part else ""
-        print(f"{options.out}: {wanted.images} images in {len(shards)} shards{of}, {pipeline.engine}")
-        if options.adm_npz:
-            images = read_mixed(shards, pipeline.manifest.classes)
-            samples.write_images(options.adm_npz, wanted.num, pipeline.manifest.image_side, images)
-            print(f"{options.adm_npz}: {wanted.num} images, classes mixed")
+    bundle = Bundle.open(options.engines, verify=options.verify)
+    wanted = _wanted(options, bundle.manifest)
+    with tqdm(total=wanted.images, unit="image", disable=None) as bar:
+        shards = (_here if options.ray is None else _on_cluster)(options, bundle, wanted, bar)
+    of = f", part {options.part[0]}/{options.part[1]} of {wanted.num}" if options.part else ""
+    engine = read_recipe(options.out).backend
+    print(f"{options.out}: {wanted.images} images in {len(shards)} shards{of}, {engine}")
+    if options.adm_npz:
+        images = read_mixed(shards, bundle.manifest.classes)
+        samples.write_images(options.adm_npz, wanted.num, bundle.manifest.image_side, images)
+        print(f"{options.adm_npz}: {wanted.num} images, classes mixed")
 
 
-def _drawn(pipeline: Pipeline, wanted: Bulk, out: Path, progress: Any) -> list[Path]:
-    from trt_var.bulk.recipe import RECIPE
+def _here(options: argparse.Namespace, bundle: Bundle, wanted: Bulk, bar: tqdm[Any]) -> list[Path]:
     from trt_var.bulk.shards import sample
 
+    with arguments.pipeline(options) as pipeline, _told_what_is_there(options.out, wanted):
+        return sample(pipeline, wanted, options.out, bar.update)
+
+
+def _on_cluster(options: argparse.Namespace, bundle: Bundle, wanted: Bulk, bar: tqdm[Any]) -> list[Path]:
+    from dataclasses import replace
+
+    from trt_var.bulk.cluster import Source, sample_on
+
+    names = ("batch_invariant", "threads", "keep_compiled", "verify")
+    source = replace(Source.of(options.engines, bundle, options.backend), **{name: getattr(options, name) for name in names})
+    with _told_what_is_there(options.out, wanted):
+        return sample_on(options.ray, source, wanted, options.out, bar.update, lambda count: bar.set_postfix(workers=count))
+
+
+@contextmanager
+def _told_what_is_there(out: Path, wanted: Bulk) -> Iterator[None]:
+    """Errors that leave finished shards behind say so."""
+    from trt_var.bulk.recipe import RECIPE
+
     try:
-        return sample(pipeline, wanted, out, progress)
-    except OutputError as error:
+        yield
+    except (OutputError, BackendError) as error:
         if not (out / RECIPE).is_file():
             raise
         done = len(list(out.glob("shard-*.npz")))
-        raise OutputError(f"{error}; {done} of {len(wanted.own)} shards are there, the same command goes on") from error
+        told = f"{error}; {done} of {len(wanted.own)} shards are there, the same command goes on"
+        raise type(error)(told) from error
 
 
 def _wanted(options: argparse.Namespace, manifest: Manifest) -> Bulk:
