@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
+from trt_var.cli.measuring import fleet
 from trt_var.errors import UsageError
 from trt_var.files.paths import expanded
 
@@ -19,11 +20,11 @@ GB, TERA, MAX_LISTED, SHOWN = 1e9, 1e12, 4096, 12
 def add(subparsers: Any, name: str) -> None:
     parser = subparsers.add_parser(
         name,
-        help="memory, operations and the time bound on a GPU; or the N, batch and precision that meet targets",
+        help="memory, operations and the time bound on a GPU; or what meets targets; or how many devices a load needs",
         description="Without targets: list, by batch size, the memory that a bundle needs on a GPU, its operations and "
         "traffic, the time that the device's peak rates do not allow to beat (decoder left out), and the largest batch that "
         "fits. With --target-latency, --memory or --quality: choose N, batch and bundle, from what trt-var bench measured "
-        "(--report) or from a device's peak rates, and say why. Needs no GPU.",
+        "(--report) or from a device's peak rates, and say why. With --fleet: how many devices serve a load. Needs no GPU.",
     )
     parser.add_argument("--engines", type=expanded, required=True, metavar="DIR", help="the bundle")
     parser.add_argument("--device", metavar="GPU", help="l4, l20 (default), l40s, a10, a100, h100, h200, 4090, 5090")
@@ -39,6 +40,7 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument(
         "--report", type=expanded, action="append", metavar="FILE", help="of trt-var bench; several for several precisions"
     )
+    fleet.add(parser)
     parser.set_defaults(command=_plan, name=name)
 
 
@@ -52,6 +54,9 @@ def _plan(options: argparse.Namespace) -> None:
         raise UsageError(f"--batch lists {', '.join(map(str, options.batch))}; expected 1 to {MAX_LISTED}")
     if options.n_draft is not None and options.n_draft not in manifest.serves:
         raise UsageError(f"--n-draft is {options.n_draft}; this bundle serves {', '.join(map(str, manifest.serves))}")
+    if options.fleet:
+        fleet.plan(options, manifest)
+        return
     if any(target is not None for target in (options.target_latency, options.memory, options.quality)):
         _choose(options, manifest)
         return

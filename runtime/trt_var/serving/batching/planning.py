@@ -115,9 +115,8 @@ class Planner:
         idle = max(1, self.devices - len(self._running))
         share = min(self.size, -(-self.waiting // idle))
         crowded = self.waiting >= self.size * idle
-        kind, alike = self._alike()
-        share = min(share, MAX_SMOOTH_BATCH) if kind.more_smooth else share
-        size = self._fit(min(share, sum(ticket.images - ticket.taken for ticket in alike)))
+        kind, alike, images = self._alike(share)
+        size = self._fit(min(images, MAX_SMOOTH_BATCH) if kind.more_smooth else images)
         rows: list[Row] = []
         for ticket in alike:
             rows += ticket.take(min(size - len(rows), ticket.images - ticket.taken), kind.n_draft, now)
@@ -176,10 +175,20 @@ class Planner:
         most = self._policy.n_draft(self._level)
         return next((n for n in allowed if n <= most), allowed[-1])
 
-    def _alike(self) -> tuple[Kind, list[Ticket]]:
-        """The kind of the oldest ticket, and all of it."""
-        kinds = [ticket.kind(self._choice(ticket), self._manifest) for ticket in self._queue]
-        return kinds[0], [ticket for ticket, kind in zip(self._queue, kinds, strict=True) if kind == kinds[0]]
+    def _alike(self, most: int) -> tuple[Kind, list[Ticket], int]:
+        """The kind of the oldest ticket, the next ones of it, and how many images they have, up to ``most``."""
+        kind: Kind | None = None
+        found: list[Ticket] = []
+        images = 0
+        for ticket in self._queue:
+            own = ticket.kind(self._choice(ticket), self._manifest)
+            kind = kind or own
+            if own == kind:
+                found.append(ticket)
+                images = min(most, images + ticket.images - ticket.taken)
+            if images == most:
+                break
+        return kind or own, found, images
 
     def _look(self, now: float) -> None:
         """Let the policy see the queue."""
