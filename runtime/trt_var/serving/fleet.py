@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ MOST_DEVICES = 100_000
 SIMULATED = 32  # devices at most; of more, so many get their share of the load, and are no busier than all are
 LEAST_REQUESTS, MOST_REQUESTS, MOST_SHAKEN = 2000, 10_000, 60_000  # that are simulated, and of a failure
 SECONDS = 30.0  # that are simulated, in so far
-STEP = 1.02  # times as many devices that are tried next
+FINE = 1.03  # times the fewest devices that may be too many
 HEADROOM = 0.9  # share of what devices can draw that they are given: no load is as even as a simulated one
 LEAST_WAITING = 256  # images that may wait at a device, as by default
 SPARES = 8  # devices more that are tried
@@ -105,14 +105,9 @@ def least(
     for size in times.sizes(policy.levels[-1]) if sizes is None else sizes:
         if times.of(policy.levels[-1], size) > demand.seconds:
             break
+        fewest = max(1, math.ceil(demand.rate * times.of(policy.levels[-1], size) / size / HEADROOM))
         most = min((one.devices for one in found), default=MOST_DEVICES)
-        count = max(1, math.ceil(demand.rate * times.of(policy.levels[-1], size) / size / HEADROOM))
-        while count <= most:
-            fleet = _fleet(manifest, times, demand, policy, size, count)
-            if fleet.latency[demand.quantile] <= demand.seconds:
-                found.append(fleet)
-                break
-            count = max(count + 1, math.floor(count * STEP))
+        found += _fewest(lambda count, size=size: _fleet(manifest, times, demand, policy, size, count), demand, fewest, most)  # type: ignore[misc]
     if not found:
         quickest = times.of(policy.levels[-1], 1)
         raise UsageError(
@@ -151,6 +146,28 @@ def day(manifest: Manifest, times: Times, demand: Demand, fleet: Fleet) -> list[
             by_rate[share] = least(manifest, times, now, fleet.levels, (fleet.batch,)).devices
         hours.append(by_rate[share])
     return hours
+
+
+def _fewest(fleet: Callable[[int], Fleet], demand: Demand, fewest: int, most: int) -> list[Fleet]:
+    """The fewest devices that do, one or none: by doubling, then between."""
+
+    def does(one: Fleet) -> bool:
+        return one.latency[demand.quantile] <= demand.seconds
+
+    count, below, found = fewest, fewest - 1, None
+    while count <= most and found is None:
+        tried = fleet(count)
+        if does(tried):
+            found = tried
+        else:
+            below, count = count, 2 * count
+    while found and found.devices - below > max(1, (FINE - 1) * found.devices):
+        tried = fleet((below + found.devices) // 2)
+        if does(tried):
+            found = tried
+        else:
+            below = tried.devices
+    return [found] if found else []
 
 
 def _fleet(manifest: Manifest, times: Times, demand: Demand, policy: Policy, size: int, count: int) -> Fleet:
