@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from rigged import Rigged
 from trt_var import BackendError, OutputError, Pipeline, UsageError
 from trt_var.bulk import Bulk, sample
 from trt_var.bulk.cluster import Source, driving, sample_on
-from trt_var.bulk.cluster.crew import Crew
 from trt_var.cli.main import main
 
 WANTED = Bulk(192, seed=1000, batch_size=8, shard=8)
@@ -168,7 +168,6 @@ def test_a_machine_that_rounds_otherwise_is_refused(
     tmp_path: Path,
     source: Rigged,
     unbroken: dict[int, dict[str, str]],
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     sample_on(cluster.address, source, replace(FEW, num=8), tmp_path / "first")  # a probe of the sound ones
@@ -176,14 +175,8 @@ def test_a_machine_that_rounds_otherwise_is_refused(
     (tmp_path / "out").mkdir()
     begin(tmp_path / "out", unbroken_probe(tmp_path / "first"))
     source.tell(held=True)
-    refuse = Crew.refuse
-
-    def refused(*given: Any) -> None:
-        (source.control / "go").touch()
-        refuse(*given)
-
-    monkeypatch.setattr(Crew, "refuse", refused)
-    sample_on(cluster.address, source, FEW, tmp_path / "out")
+    with watched(source.control / "go"):
+        sample_on(cluster.address, source, FEW, tmp_path / "out")
     lines = [record.message for record in caplog.records if "is not used" in record.message]
     cluster.remove_node(odd)
     assert len(lines) == 1 and "its arithmetic differs: probe " in lines[0]
@@ -229,6 +222,44 @@ def test_a_bundle_that_is_not_there(cluster: Any, tmp_path: Path, source: Rigged
     with pytest.raises(BackendError, match=r"no bundle at /there \(the bundle must be in the package on every machine\)"):
         sample_on(cluster.address, source, FEW, tmp_path / "out")
     assert not (tmp_path / "out" / "recipe.json").exists()
+
+
+def test_a_machine_without_the_package(
+    cluster: Any, tmp_path: Path, source: Rigged, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others draw; it is tried three times, and then said in one line."""
+    (tmp_path / "trt_var").mkdir()
+    (tmp_path / "trt_var" / "__init__.py").write_text("raise ModuleNotFoundError('not here')\n")
+    bare = rigged.add(cluster, PYTHONPATH=str(tmp_path))
+    source.tell(held=True)
+    with watched(source.control / "go"):
+        sample_on(cluster.address, source, FEW, tmp_path / "out")
+    cluster.remove_node(bare)
+    lines = [record.message for record in caplog.records if "is not used" in record.message]
+    assert "it could not be made, ModuleNotFoundError: not here; this package must be installed there" in lines[-1]
+
+
+class Watch(logging.Handler):
+    """Makes a file when a machine is left alone."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "is not used" in record.getMessage():
+            self._file.touch()
+
+
+@contextmanager
+def watched(file: Path) -> Iterator[None]:
+    """Makes a file, for which the workers wait, when a machine is left alone."""
+    handler = Watch(file)
+    logging.getLogger("trt_var").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("trt_var").removeHandler(handler)
 
 
 def test_refused_before_a_cluster_is_joined(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import statistics
 import time
 from collections import Counter, defaultdict, deque
@@ -27,6 +28,8 @@ FAILURES = 3  # of one shard, after which it is held to be its own fault
 LOSSES = 10  # of machines under one shard; they come and go for other reasons
 PATIENCE, LEAST = 10.0, 60.0  # a shard may take so many times what is usual, and so many seconds in any case
 START = 1800.0  # seconds until a worker that is still opening the bundle, or waiting for its device, is replaced
+LONGEST = 300  # characters of a reason
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 WAITING = 60.0  # seconds without any worker, after which that is said
 
 
@@ -243,6 +246,8 @@ def reason_of(error: Exception) -> str:
     cause = getattr(error, "cause", None)
     if cause is not None:
         return f"{type(cause).__name__}: {cause}".splitlines()[0]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    if any("creation task" in line for line in lines):  # a traceback, whose end says what could not be imported
+        return f"it could not be made, {lines[-1][:LONGEST]}; this package must be installed there in the same version"
     told = [line for line in lines if line.startswith(("The actor is dead because", "The actor died because"))]
-    return (told or lines or [type(error).__name__])[0][:300]
+    return (told or lines or [type(error).__name__])[0][:LONGEST]

@@ -19,8 +19,11 @@ from trt_var.errors import BackendError, UsageError
 AUTO, LOCAL = "auto", "local"
 ANSWER = 10.0  # seconds
 INSTALL = 'pip install "trt-var[ray-bulk]"'
-# where the user has not set them: no report of use; CUDA_VISIBLE_DEVICES is left alone where no GPU is asked for
-SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+SETTINGS = {  # where the user has not set them
+    "RAY_USAGE_STATS_ENABLED": "0",  # no report of use
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # CUDA_VISIBLE_DEVICES is left alone where no GPU is asked for
+}
+HINT = "start one with ray start --head, set RAY_AUTH_MODE=token if it wants a token, or give local for this machine alone"
 
 
 @contextmanager
@@ -73,7 +76,7 @@ def _quieten(ray: Any, undo: ExitStack) -> None:
 
 def _connect(ray: Any, address: str, undo: ExitStack) -> None:
     own = {"num_cpus": available(), "include_dashboard": False} if address == LOCAL else {}
-    quiet = {} if address.startswith("ray://") else {"log_to_driver": False, "configure_logging": False}
+    quiet = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if main else None
     try:
@@ -81,9 +84,9 @@ def _connect(ray: Any, address: str, undo: ExitStack) -> None:
         ray.init(address=address, **own, **quiet)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, TimeoutError: by what was wrong and by version
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BackendError(
-            f"no Ray cluster at {address} ({first}); start one with ray start --head, or give local for this machine alone"
-        ) from error
+        raise BackendError(f"no Ray cluster at {address} ({first}); {HINT}") from error
+    except SystemExit as stop:  # SIGTERM, which Ray's own handler has until the next line
+        raise KeyboardInterrupt from stop
     finally:
         if main and handler is not None:  # Ray's own would end the process past all clearing up
             signal.signal(signal.SIGTERM, handler)
