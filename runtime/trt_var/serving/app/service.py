@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
 
+from trt_var.errors import DeadlineError
 from trt_var.serving.app.answers import CLIENT_GONE
 from trt_var.serving.app.faults import Refusal
 from trt_var.serving.app.guarding.metrics import Metrics
 from trt_var.serving.app.keys import Limit
 from trt_var.serving.app.settings import Settings
 from trt_var.serving.batching.dispatch import State
-from trt_var.serving.batching.tickets import Served
+from trt_var.serving.batching.tickets import LATE, Served
 from trt_var.serving.engine import Ask, Description, Engine
 
 
@@ -89,6 +91,22 @@ def answered(request: Request, served: Served) -> None:
     }
 
 
+def remaining(request: Request, ask: Ask) -> Ask:
+    """With the time that is left of it: a request's time counts from when its head was there.
+
+    Raises:
+        DeadlineError: none is left, if only since the answer was made ready.
+    """
+    service: Service = request.app.state.service
+    most = service.served().timeout
+    timeout = most if ask.timeout is None else min(ask.timeout, most)
+    seconds = timeout - (time.monotonic() - request.state.began)
+    if seconds <= 0:
+        service.metrics.late(1)
+        raise DeadlineError(LATE)
+    return replace(ask, timeout=seconds)
+
+
 async def drawn(request: Request, ask: Ask) -> Served:
     """What a request asks for, within the limits of its key.
 
@@ -97,7 +115,7 @@ async def drawn(request: Request, ask: Ask) -> Served:
         Refusal: the client has gone.
     """
     service: Service = request.app.state.service
-    limit = service.limit(request)
+    ask, limit = remaining(request, ask), service.limit(request)
     with limit.held(len(ask.labels)) if limit else nullcontext():
         served = await _gone(request, service.engine.generate(ask))
     answered(request, served)

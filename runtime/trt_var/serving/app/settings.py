@@ -16,6 +16,7 @@ class Settings:
         images: that one request may ask for.
         body: bytes of a request in JSON or tensors.
         upload: bytes of a request with pictures.
+        bodies: bytes of all requests that are under way together.
         keys: who may ask; None for everyone.
         hosts: values of the Host header that are answered; none for any.
         page: whether there is one at ``/``.
@@ -28,6 +29,7 @@ class Settings:
     images: int = 10
     body: int = 1 << 20
     upload: int = 16 << 20
+    bodies: int = 256 << 20
     keys: Keys | None = None
     hosts: frozenset[str] = field(default_factory=frozenset)
     page: bool = True

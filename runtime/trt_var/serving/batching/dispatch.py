@@ -124,7 +124,9 @@ class Dispatch:
             self._planner.discard(ticket)
 
     def look(self) -> Planner:
-        """The planner, to read numbers of."""
+        """The planner, as it is now, to read numbers of."""
+        with self._changed:
+            self._planner.look(self.clock())
         return self._planner
 
     def _check_open(self) -> None:

@@ -82,7 +82,7 @@ class Planner:
         ticket.arrived = now
         self._arrivals.append((now, ticket.images))
         self._arrived += ticket.images
-        self._look(now)
+        self.look(now)
         whole = self.seconds(self._choice(ticket), now, ticket.images)
         if self.waiting + ticket.images > self._most:
             raise OverloadedError(
@@ -109,7 +109,7 @@ class Planner:
         Idle devices share what waits, so that none of them stands still meanwhile.
         """
         self._drop_late(now)
-        self._look(now)
+        self.look(now)
         if not self._queue:
             return None
         idle = max(1, self.devices - len(self._running))
@@ -190,7 +190,7 @@ class Planner:
                 break
         return kind or own, found, images
 
-    def _look(self, now: float) -> None:
+    def look(self, now: float) -> None:
         """Let the policy see the queue."""
         while self._arrivals and self._arrivals[0][0] < now - WINDOW:
             self._arrived -= self._arrivals.popleft()[1]

@@ -58,20 +58,43 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
+        self._bodies = _Bodies(settings.bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Passage(self._settings, self._metrics, scope).pass_on(self._app, receive, send)
+        await _Passage(self._settings, self._metrics, self._bodies, scope).pass_on(self._app, receive, send)
+
+
+class _Bodies:
+    """Bytes of all requests that are under way."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held = most, 0
+
+    def hold(self, count: int) -> None:
+        """Some more have come.
+
+        Raises:
+            Refusal: more than there is room for.
+        """
+        self._held += count
+        if self._held > self._most:
+            told = "too much is being sent at once: ask again later"
+            raise Refusal(503, told, code="overloaded", headers={"Retry-After": "1"})
+
+    def let_go(self, count: int) -> None:
+        """A request has been answered."""
+        self._held -= count
 
 
 class _Passage:
     """One request's way through."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, scope: Scope) -> None:
-        self._settings, self._metrics, self._scope = settings, metrics, scope
+    def __init__(self, settings: Settings, metrics: Metrics, bodies: _Bodies, scope: Scope) -> None:
+        self._settings, self._metrics, self._bodies, self._scope = settings, metrics, bodies, scope
         self._path = place(scope)
         self._headers, self._route = Headers(scope=scope), _route(self._path)
         self._began = time.monotonic()
@@ -100,6 +123,7 @@ class _Passage:
                 broken = Refusal(500, "something went wrong here; the log has it by the request's id", code="internal_error")
                 await broken.response(self._plain)(self._scope, receive, self._sent)
         finally:
+            self._bodies.let_go(self._body)
             self._note()
 
     def _refused(self) -> Refusal | None:
@@ -142,7 +166,9 @@ class _Passage:
         except asyncio.TimeoutError as error:
             raise Refusal(408, "the request did not arrive in time", code="request_timeout") from error
         self._body_ended = not message.get("more_body", False)
-        self._body += len(message.get("body", b""))
+        count = len(message.get("body", b""))
+        self._body += count
+        self._bodies.hold(count)
         if self._body > self._most:
             raise self._too_large()
         return message

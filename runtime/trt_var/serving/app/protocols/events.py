@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from trt_var.errors import TrtVarError
 from trt_var.requests.results import Preview
@@ -17,7 +19,7 @@ from trt_var.serving.app.faults import refusal
 from trt_var.serving.app.protocols import asking
 from trt_var.serving.app.protocols.pictures import encoded
 from trt_var.serving.app.protocols.wanted import Wanted
-from trt_var.serving.app.service import Service, answered
+from trt_var.serving.app.service import Service, answered, remaining
 from trt_var.serving.batching.tickets import Served
 
 Event = Preview | Served
@@ -44,7 +46,7 @@ class Stream:
             TrtVarError: refused.
         """
         try:
-            self._source = await self._service.engine.stream(self._wanted.ask)
+            self._source = await self._service.engine.stream(remaining(self._request, self._wanted.ask))
         except BaseException:
             self._held.close()
             raise
@@ -67,9 +69,10 @@ class Stream:
         except TrtVarError as error:
             yield _event("error", {"error": refusal(error).body})
         finally:
-            await self._end()
+            await self.end()
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
+        """Let go of what it holds, if it still does."""
         if self._next is not None:
             self._next.cancel()
             await asyncio.wait({self._next})
@@ -107,6 +110,21 @@ class Stream:
         drawn = served.provenance.sampling.scales if served.provenance else None
         scales = drawn or len(self._service.served().schedule)
         return {"scale": scales - 1, "scales": scales, "role": "drafter" if served.n_draft >= scales else "refiner"}
+
+
+class Events(StreamingResponse):
+    """A stream as an answer; one that nobody begins to read lets go of what it holds, too."""
+
+    def __init__(self, stream: Stream, headers: Mapping[str, str]) -> None:
+        super().__init__(stream.events(), media_type="text/event-stream", headers=headers)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stream.end()
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

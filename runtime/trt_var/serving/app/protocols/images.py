@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from trt_var.serving.app.answers import FORM, JSON, as_json
 from trt_var.serving.app.faults import Refusal, no_such_model
 from trt_var.serving.app.protocols import asking
-from trt_var.serving.app.protocols.events import Stream
+from trt_var.serving.app.protocols.events import Events, Stream
 from trt_var.serving.app.protocols.pictures import FORMATS, QUALITY, encoded
 from trt_var.serving.app.protocols.wanted import Wanted
 from trt_var.serving.app.protocols.wire import Generate, convert, parse
-from trt_var.serving.app.service import Service, drawn
+from trt_var.serving.app.service import Service, drawn, remaining
 from trt_var.serving.batching.tickets import Served
 from trt_var.serving.engine import Ask, Description, Edit
 
@@ -151,9 +151,10 @@ async def _answer(request: Request, given: Generate, wanted: Wanted) -> Response
     if given.stream:
         stream = Stream(request, wanted)
         await stream.begin()  # what is refused before the first event is an answer with a status of its own
-        return StreamingResponse(stream.events(), media_type="text/event-stream", headers=STREAMED)
+        return Events(stream, headers=STREAMED)
     served = await drawn(request, wanted.ask)
     files = await encoded(list(served.images), wanted.form, wanted.quality)
+    remaining(request, wanted.ask)
     return as_json(_body(service, wanted, served, files))
 
 

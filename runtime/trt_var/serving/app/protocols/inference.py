@@ -12,7 +12,7 @@ from trt_var import __version__
 from trt_var.serving.app.answers import JSON, as_json
 from trt_var.serving.app.faults import no_such_model
 from trt_var.serving.app.protocols import asking, tensors
-from trt_var.serving.app.service import Service, drawn
+from trt_var.serving.app.service import Service, drawn, remaining
 from trt_var.serving.batching.dispatch import State
 from trt_var.serving.engine import Ask
 
@@ -79,6 +79,7 @@ async def infer(request: Request) -> Response:
     parameters = {"n_draft": made.n_draft, "reproducible": served.reproducible}
     told = {"model_name": service.settings.model, "model_version": VERSION, "parameters": parameters}
     body, length = tensors.write(arrays, asked, told)
+    remaining(request, ask)
     binary = any(asked.outputs.values())
     headers = {"Inference-Header-Content-Length": str(length)} if binary else {}
     return Response(body, headers=headers, media_type=BYTES if binary else JSON)
