@@ -125,7 +125,8 @@ class Soak:
 
     def _sample(self) -> None:
         with self._process.oneshot():
-            now = {"requests": self._ended, "resident": self._process.memory_info().rss, "files": self._process.num_fds()}
+            now: dict[str, float] = {"requests": self._ended, "resident": self._process.memory_info().rss}
+            now |= {"files": self._process.num_fds()}
             self._samples.append(now | {"threads": self._process.num_threads()})
 
     async def _left(self, client: aiohttp.ClientSession) -> float:
