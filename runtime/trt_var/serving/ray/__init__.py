@@ -1,0 +1,1 @@
+"""The app on Ray Serve. Whatever is in here imports Ray; nothing else imports what is in here."""
