@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # the plain torch wheel brings gigabytes of CUDA; the CPU build is enough to export and to test
 TORCH ?= torch==2.13.0
 DIGITS := examples/digits/weights
+WAITING := tests/runtime/serving tests/runtime/bulk
 
 .PHONY: demo digits test rtx lint docs clean
 
@@ -20,8 +21,14 @@ digits: $(VENV)/.ready
 	$(BIN)/python examples/digits/build.py
 	$(BIN)/python examples/digits/evaluate.py
 
+# tests of services and clusters wait more than they compute: they run beside the others
 test: $(VENV)/.rtx
-	$(BIN)/python -m pytest
+	@mkdir -p build
+	@$(BIN)/python -m pytest $(WAITING) > build/test-waiting.log 2>&1 & waiting=$$!; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(WAITING)); others=$$?; \
+	echo "== $(WAITING), meanwhile:"; \
+	wait $$waiting; status=$$?; cat build/test-waiting.log; \
+	exit $$((others ? others : status))
 
 # TensorRT-RTX builds engines on the CPU: d16 of real size for three GPUs, sizes and times
 rtx: $(VENV)/.rtx
