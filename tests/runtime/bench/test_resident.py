@@ -60,7 +60,7 @@ def test_peaks_of_either_kind_and_what_requests_add(tmp_path: Path) -> None:
         peak, added = watch.peak, watch.added
     assert before and peak and added
     # a few pages may be given back meanwhile by anything else in the process
-    assert 0.98 * MEGABYTES <= peak.anonymous - before.anonymous < 1.3 * MEGABYTES
+    assert 0.9 * MEGABYTES <= peak.anonymous - before.anonymous < 1.3 * MEGABYTES
     assert 0.98 * MEGABYTES <= peak.files - before.files < 1.3 * MEGABYTES
-    assert 0.48 * MEGABYTES <= added < 0.8 * MEGABYTES
+    assert 0.4 * MEGABYTES <= added < 0.8 * MEGABYTES
     assert highest() >= peak.anonymous
