@@ -17,13 +17,15 @@ import pytest
 from trt_var import Pipeline
 
 START, END = 60.0, 30.0  # seconds
+# TRT_VAR_SERVE=ray: the same tests against Ray Serve on a cluster of this machine (not those of the process itself)
+ON_RAY = ["--ray", "local"] if os.environ.get("TRT_VAR_SERVE") == "ray" else []
 
 
 class Served:
     """A running ``trt-var serve``."""
 
     def __init__(self, log: Path, *options: str, env: dict[str, str] | None = None) -> None:
-        given = ["--engines", "digits", "--backend", "onnxruntime", "--port", "0", "--batch", "8", *options]
+        given = ["--engines", "digits", "--backend", "onnxruntime", "--port", "0", "--batch", "8", *ON_RAY, *options]
         self.log = log
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
@@ -82,6 +84,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     served = Served(tmp_path_factory.mktemp("service") / "service.log")
     yield served
     assert served.stop() == 0, served.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def served_by() -> type[Served]:
+    """To start services that last longer than a test."""
+    return Served
 
 
 @pytest.fixture(scope="session")

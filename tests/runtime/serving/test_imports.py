@@ -8,8 +8,9 @@ import sys
 import pytest
 
 SERVER = {"starlette", "uvicorn", "prometheus_client", "multipart", "anyio"}
-HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "matplotlib", "scipy", "aiohttp"}
+HEAVY = {"torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "matplotlib", "scipy", "aiohttp", "ray"}
 LIBRARY = "import trt_var; from trt_var import Batcher, Batching, Pipeline, Served"
+COMMAND = "from trt_var.cli.main import main; assert main(['serve', '--engines', 'digits', '--key-images', '2'])"
 SERVING = """
 import asyncio
 from starlette.testclient import TestClient
@@ -31,6 +32,12 @@ def loaded(code: str) -> set[str]:
 
 def test_the_library_does_not_load_the_server() -> None:
     assert not loaded(LIBRARY) & (SERVER | HEAVY)
+
+
+def test_the_command_without_a_cluster_does_not_load_ray() -> None:
+    pytest.importorskip("uvicorn", reason="needs trt-var[serve]")
+    found = loaded(COMMAND)  # refused when all that it needs is there
+    assert found >= {"starlette", "uvicorn"} and not found & HEAVY
 
 
 def test_the_server_does_not_load_what_builds() -> None:

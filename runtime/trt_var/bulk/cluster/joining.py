@@ -18,7 +18,7 @@ from trt_var.errors import BackendError, UsageError
 
 AUTO, LOCAL = "auto", "local"
 ANSWER = 10.0  # seconds
-INSTALL = 'pip install "trt-var[ray-bulk]"'
+PURPOSE, INSTALL = "sampling on a cluster needs Ray, which", 'pip install "trt-var[ray-bulk]"'
 SETTINGS = {  # where the user has not set them
     "RAY_USAGE_STATS_ENABLED": "0",  # no report of use
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # CUDA_VISIBLE_DEVICES is left alone where no GPU is asked for
@@ -27,12 +27,13 @@ HINT = "start one with ray start --head, set RAY_AUTH_MODE=token if it wants a t
 
 
 @contextmanager
-def joined(address: str) -> Iterator[Any]:
+def joined(address: str, purpose: str = PURPOSE, install: str = INSTALL) -> Iterator[Any]:
     """The module ``ray``, connected; a cluster that the program has joined already is taken, and stays joined.
 
     Args:
         address: ``auto`` for the cluster of this machine, ``local`` for one that is made of this machine and goes with the
             block, ``host:port``, or ``ray://host:port``.
+        purpose, install: for the message where Ray is missing.
 
     Raises:
         BackendError: Ray is not installed, or no such cluster answers.
@@ -44,7 +45,7 @@ def joined(address: str) -> Iterator[Any]:
         undo.callback(_restore, dict(os.environ), sys.excepthook)
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        with needed("sampling on a cluster needs Ray, which", ("ray",), INSTALL):
+        with needed(purpose, ("ray",), install):
             import ray  # optional, and of this alone
         if ray.is_initialized():
             yield ray

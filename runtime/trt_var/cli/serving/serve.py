@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_var.backends.installed import needed
 from trt_var.cli import options as arguments
+from trt_var.cli.serving import clustered
 from trt_var.errors import BackendError, UsageError
 from trt_var.files.paths import expanded
 
@@ -45,6 +46,7 @@ def add(subparsers: Any, name: str) -> None:
     _add_process(parser)
     _add_access(parser)
     _add_batching(parser)
+    clustered.add(parser)
     parser.add_argument("--model-name", metavar="TEXT", help="for clients (default: the bundle's folder)")
     parser.add_argument(
         "--max-images", type=int, default=10, metavar="n", help="a request may ask for (default: %(default)s)"
@@ -113,6 +115,7 @@ def _serve(options: argparse.Namespace) -> None:
         from trt_var.serving.engine import LocalEngine
     process = _process(options)
     _check(options)
+    clustered.check(options)
     keys = None
     if options.api_key_file:
         keys = Keys(options.api_key_file, options.key_rate, options.key_images)
@@ -127,6 +130,9 @@ def _serve(options: argparse.Namespace) -> None:
     if server.is_loopback(options.host):
         hosts |= server.LOOPBACK
     name = options.model_name or Path(options.engines).resolve().name
+    if options.ray is not None:
+        clustered.serve(options, _args(options, name, hosts))
+        return
     listening = server.bind(process)
     settings = Settings(name, options.max_images, keys=keys, hosts=hosts, page=not options.no_page)
     with arguments.pipeline(options) as pipeline:
@@ -138,6 +144,28 @@ def _serve(options: argparse.Namespace) -> None:
         engine.batcher.start()  # before the server: what fails here, or is interrupted, ends as any command does
         if server.serve(app, process, listening, lambda: _say(process, listening)):
             raise BackendError(f"the service ended: {engine.batcher.trouble}")
+
+
+def _args(options: argparse.Namespace, name: str, hosts: frozenset[str]) -> dict[str, Any]:
+    """Of the application on Ray Serve, see ``trt_var.serving.ray.settings.Args``; paths are those of this machine."""
+    from trt_var.bulk.cluster import Source
+    from trt_var.bundle.opening import Bundle
+
+    bundle = Bundle.open(options.engines)
+    batching = _batching(options, bundle.manifest.serves)
+    batching.check(bundle.manifest)
+    source = Source.of(options.engines, bundle, options.backend)
+    shared = ("backend", "batch_invariant", "threads", "keep_compiled", "verify", "key_rate", "key_images")
+    return {
+        **{one: getattr(options, one) for one in shared},
+        **{one: getattr(batching, one) for one in ("n_draft", "floor", "target", "batch", "waiting", "timeout")},
+        "engines": "digits" if source.path is None else str(source.path),
+        "model": name,
+        "images": options.max_images,
+        "key_file": str(options.api_key_file.absolute()) if options.api_key_file else None,
+        "hosts": sorted(hosts),
+        "page": not options.no_page,
+    }
 
 
 def _process(options: argparse.Namespace) -> Process:

@@ -71,12 +71,11 @@ class EngineReplica:
         if self._engine.state() is State.FAILED:
             raise BackendError(f"the engine has failed: {self._engine.batcher.trouble}")
 
-    async def __del__(self) -> None:
+    def __del__(self) -> None:
         """Serve has waited for every request by now."""
-        engine = getattr(self, "_engine", None)
+        engine: LocalEngine | None = self.__dict__.pop("_engine", None)
         if engine is not None:
-            engine.drain()
-            await engine.close()
+            engine.batcher.close()
             self._pipeline.close()
 
 

@@ -1,0 +1,142 @@
+"""``trt-var serve --ray``: the same service by the replicas of a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from trt_var.backends.installed import needed
+from trt_var.errors import BackendError, UsageError
+
+log = logging.getLogger(__name__)
+APP = "trt-var"
+INSTALL = 'pip install "trt-var[ray]"'
+CPU_ONLY = ("openvino", "exact")  # backends that want no GPU where there is one
+ALONE = ("drain_delay", "patience", "tls_certificate", "tls_key", "log_format", "side_by_side")  # of a service without --ray
+WITHIN = 10.0  # seconds in which a proxy answers once replicas do
+LONGEST = 300  # characters of a reason
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The options of a cluster."""
+    group = parser.add_argument_group("cluster")
+    where = "serve by a Ray cluster: auto, local (one made of this machine), HOST:PORT or ray://…; needs trt-var[ray]"
+    group.add_argument("--ray", metavar="ADDRESS", help=f"{where} (docs/scale.md)")
+    group.add_argument("--replicas", type=int, metavar="n", help="engines, with --ray (default: 1)")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Compare with each other the options with and without a cluster.
+
+    Raises:
+        UsageError: they do not go together, or a number is out of range.
+    """
+    if options.ray is None:
+        if options.replicas is not None:
+            raise UsageError("--replicas belongs to --ray; without it there is one process")
+        return
+    if options.replicas is not None and options.replicas < 1:
+        raise UsageError(f"--replicas is {options.replicas}; expected 1 or more")
+    for name in ALONE:
+        if getattr(options, name):
+            raise UsageError(f"--{name.replace('_', '-')} does not go with --ray; docs/scale.md says what Serve has for it")
+
+
+def serve(options: argparse.Namespace, args: dict[str, Any]) -> None:
+    """Until SIGTERM or Ctrl-C; ``args`` are the application's without what a replica takes."""
+    from trt_var.bulk.cluster.joining import LOCAL, joined
+
+    local, port = options.ray == LOCAL, options.port or _free(options.host)
+    args["replicas"] = options.replicas or 1
+    with _proxies_guarded(), joined(options.ray, "serving on a cluster needs Ray Serve, which", INSTALL) as ray:
+        with needed("serving on a cluster needs Ray Serve, which", ("ray", "fastapi", "starlette"), INSTALL):
+            from ray import serve  # optional, and of this alone
+
+            from trt_var.serving.ray.app import app
+        made = app({**args, **share([node["Resources"] for node in ray.nodes() if node["Alive"]], args)})
+        _quieten()
+        try:
+            where = {"http_options": {"host": options.host, "port": port}}
+            serve.start(**where, proxy_location="HeadOnly" if local else "EveryNode", logging_config={"log_level": "ERROR"})
+            serve.run(made, name=APP, route_prefix="/")
+            url = _url(options.host, port)
+            if not _answers(url) and local:
+                raise BackendError(f"Serve's proxy does not answer at {url}; choose another --port")
+            print(url, flush=True)
+            with suppress(KeyboardInterrupt):
+                while True:
+                    time.sleep(3600)
+        except (ray.exceptions.RayError, RuntimeError) as error:
+            told = str(error).strip() or type(error).__name__
+            raise BackendError(f"the cluster at {options.ray} does not serve this: {told[-LONGEST:]}") from error
+        finally:
+            with suppress(Exception):  # the cluster may be what went wrong
+                serve.delete(APP)  # what was accepted is answered first; a shutdown alone would take the proxies away
+                if local:
+                    serve.shutdown()
+
+
+def share(nodes: list[dict[str, float]], args: dict[str, Any]) -> dict[str, int]:
+    """Processors and GPUs of a replica: a GPU where there are any, else as many processors as leave room for all replicas.
+
+    Raises:
+        BackendError: there is no room.
+    """
+    replicas, threads = args["replicas"], args.get("threads")
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes) if args["backend"] not in CPU_ONLY else 0
+    if gpus >= replicas:
+        return {"gpus": 1, "cpus": 0}
+    if gpus:
+        raise BackendError(f"the cluster has {gpus} GPUs for {replicas} replicas; give fewer")
+    processors = [int(node.get("CPU", 0)) for node in nodes]
+    for cpus in [threads] if threads else range(max(processors, default=0), 0, -1):
+        if sum(count // cpus for count in processors) >= replicas:
+            return {"cpus": cpus}
+    raise BackendError(f"the cluster has {sum(processors)} processors, too few for {replicas} replicas of {threads or 1}")
+
+
+@contextmanager
+def _proxies_guarded() -> Iterator[None]:
+    """Proxies of a cluster that is made here drop what clients would tell Serve; others have that from their environment."""
+    name = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"  # see trt_var.serving.ray.edge, which imports the server
+    before = os.environ.get(name)
+    os.environ[name] = before or "trt_var.serving.ray.edge:middlewares"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+
+
+def _quieten() -> None:
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _free(host: str) -> int:
+    """A port that is free now."""
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as found:
+        port: int = found.getsockname()[1]
+    return port
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _answers(url: str) -> bool:
+    """Whether the service can be reached from here."""
+    end = time.monotonic() + WITHIN
+    while time.monotonic() < end:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=WITHIN) as found:  # noqa: S310
+            return bool(found.status == 200)
+        time.sleep(0.1)
+    log.warning("%s does not answer from this machine; Serve's proxies may be elsewhere, or have other options", url)
+    return False
