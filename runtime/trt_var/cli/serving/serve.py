@@ -136,6 +136,8 @@ def _serve(options: argparse.Namespace) -> None:
     listening = server.bind(process)
     settings = Settings(name, options.max_images, keys=keys, hosts=hosts, page=not options.no_page)
     with arguments.pipeline(options) as pipeline:
+        if _small(pipeline):  # large models fetch the pages of their buffers once, and keep them
+            server.steady_memory()
         metrics = Metrics()
         engine = LocalEngine(pipeline, _batching(options, pipeline.manifest.serves), metrics, _beside(options, pipeline))
         app = build(engine, settings, metrics)
@@ -246,8 +248,7 @@ def _beside(options: argparse.Namespace, pipeline: Pipeline) -> list[Pipeline]:
     if threads is None or pipeline.batch_invariant:
         return []
     if count is None:
-        small = sum(file.size for file in pipeline.manifest.files.values()) < SMALL
-        count = min(threads, USUAL_BESIDE) if small and pipeline.backend_name == GAINS else 1
+        count = min(threads, USUAL_BESIDE) if _small(pipeline) and pipeline.backend_name == GAINS else 1
     if count == 1:
         return []
     shared = copy.copy(options)
@@ -255,6 +256,10 @@ def _beside(options: argparse.Namespace, pipeline: Pipeline) -> list[Pipeline]:
     if options.backend == AUTO:
         shared.backend = pipeline.backend_name
     return [arguments.pipeline(shared) for _ in range(count)]
+
+
+def _small(pipeline: Pipeline) -> bool:
+    return sum(file.size for file in pipeline.manifest.files.values()) < SMALL
 
 
 def _number(text: str | None) -> int | None:
