@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import socket
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from trt_var.backends.installed import needed
@@ -22,6 +23,7 @@ CPU_ONLY = ("openvino", "exact")  # backends that want no GPU where there is one
 ALONE = ("drain_delay", "patience", "tls_certificate", "tls_key", "log_format", "side_by_side")  # of a service without --ray
 WITHIN = 10.0  # seconds in which a proxy answers once replicas do
 LONGEST = 300  # characters of a reason
+ERROR = re.compile(r"^(RuntimeError|trt_var\.errors\.\w+): ")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +63,7 @@ def serve(options: argparse.Namespace, args: dict[str, Any]) -> None:
 
             from trt_var.serving.ray.app import app
         made = app({**args, **share([node["Resources"] for node in ray.nodes() if node["Alive"]], args)})
-        _quieten()
+        levels = _quieten()
         try:
             where = {"http_options": {"host": options.host, "port": port}}
             serve.start(**where, proxy_location="HeadOnly" if local else "EveryNode", logging_config={"log_level": "ERROR"})
@@ -74,13 +76,13 @@ def serve(options: argparse.Namespace, args: dict[str, Any]) -> None:
                 while True:
                     time.sleep(3600)
         except (ray.exceptions.RayError, RuntimeError) as error:
-            told = str(error).strip() or type(error).__name__
-            raise BackendError(f"the cluster at {options.ray} does not serve this: {told[-LONGEST:]}") from error
+            raise BackendError(f"the cluster at {options.ray} does not serve this: {_reason(error, serve)}") from error
         finally:
             with suppress(Exception):  # the cluster may be what went wrong
                 serve.delete(APP)  # what was accepted is answered first; a shutdown alone would take the proxies away
                 if local:
                     serve.shutdown()
+            levels.close()
 
 
 def share(nodes: list[dict[str, float]], args: dict[str, Any]) -> dict[str, int]:
@@ -115,9 +117,23 @@ def _proxies_guarded() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _quieten() -> None:
+def _quieten() -> ExitStack:
+    """What Serve tells of its work, it also writes into its own logs; closed, this lets it speak again."""
+    undo = ExitStack()
     for name in ("ray", "ray.serve"):
+        undo.callback(logging.getLogger(name).setLevel, logging.getLogger(name).level)
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    return undo
+
+
+def _reason(error: Exception, serve: Any) -> str:
+    """The last line of what was raised where a replica or a proxy was started, of the tracebacks that Serve passes on."""
+    told = [str(error)]
+    with suppress(Exception):  # the cluster may be gone
+        told = [one.message for one in serve.status().applications[APP].deployments.values()] + told
+    lines = [line.strip() for one in told for line in one.replace("\\n", "\n").splitlines()]
+    errors = [line for line in lines if ERROR.match(line)]
+    return ERROR.sub("", (errors or lines or [type(error).__name__])[-1])[:LONGEST]
 
 
 def _free(host: str) -> int:
