@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,20 @@ from trt_var import BundleError, Pipeline
 from trt_var.bulk.cluster import Source
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import tests
+
+
+START = "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False)"
+
+
+@cache
+def trouble() -> str:
+    """Why no cluster can be started on this machine, whatever this package does; nothing if one can."""
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    try:
+        run = subprocess.run([sys.executable, "-c", START], env=environment, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return "Ray did not start within two minutes"
+    return "" if run.returncode == 0 else f"Ray does not start here: {run.stderr.strip().splitlines()[-1]}"
 
 
 def cluster(nodes: int) -> Cluster:

@@ -35,6 +35,12 @@ FEW = Bulk(32, seed=1000, batch_size=8, shard=8)
 COMMAND = ["sample", "--engines", "digits", "--backend", "onnxruntime", "--num", "32", "--seed", "1000", "--shard", "8"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def startable() -> None:
+    if why := rigged.trouble():
+        pytest.skip(why)
+
+
 def contents(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
