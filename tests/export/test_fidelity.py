@@ -97,7 +97,7 @@ def test_a_metric_that_fails_leaves_the_drawings(
     assert found and Path(found[1]).parent == temporary
     asked["fails"], before = None, list(drawn)
     assert main([*FILES, "--fidelity", str(real), "--drawings", found[1]]) == 0
-    assert drawn == before == [20], "nothing is drawn twice"
+    assert drawn == before == [2, 20], "the recipe's probe, then the drawings, and nothing twice"
     assert len(asked["drawn"]) == 20
     assert Path(found[1]).is_dir(), "a folder that was named stays"
 
@@ -120,7 +120,7 @@ def test_interrupted_drawings_stay(
 ) -> None:
     monkeypatch.setattr("trt_var.bulk.pictures.SPAN", 8)
     with monkeypatch.context() as patched:
-        patched.setattr(Pipeline, "generate", second_time_interrupted(Pipeline.generate))
+        patched.setattr(Pipeline, "generate", interrupted_behind_the_first(Pipeline.generate))
         assert main([*FILES, "--fidelity", str(real)]) == 130
     (folder,) = temporary.iterdir()
     assert f"--drawings {folder} goes on" in caplog.text
@@ -129,12 +129,12 @@ def test_interrupted_drawings_stay(
     assert len(asked["drawn"]) == 20
 
 
-def second_time_interrupted(generate: Callable[..., Any]) -> Callable[..., Any]:
+def interrupted_behind_the_first(generate: Callable[..., Any]) -> Callable[..., Any]:
     calls: list[int] = []
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) == 3:  # the recipe's probe, 8 drawings, and now
             raise KeyboardInterrupt
         return generate(*arguments, **options)
 
