@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 
 from trt_var.bundle.opening import Bundle
-from trt_var.serving.fleet import Demand, Times, day, failure, least
+from trt_var.serving.batching.times import Times
+from trt_var.serving.fleet import Demand, day, failure, least
 
 
 def main() -> None:
     options = parser().parse_args()
     manifest = Bundle.open("digits").manifest  # of which the planner reads nothing that a device's times depend on
     n_draft = manifest.serves[0]
-    times = Times({n_draft: options.times})
+    times = Times.of({n_draft: options.times})
     for rate in options.rate:
         demand = Demand(rate, options.quantile, options.seconds)
         found = least(manifest, times, demand, (n_draft,))

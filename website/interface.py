@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import griffe
 
@@ -111,8 +112,7 @@ def _mentions(said: str, parameter: str) -> bool:
 @cache
 def _package() -> griffe.Module:
     loaded = griffe.load("trt_var", search_paths=[RUNTIME], docstring_parser="google", allow_inspection=False)
-    assert isinstance(loaded, griffe.Module)  # noqa: S101  # a package is a module
-    return loaded
+    return cast(griffe.Module, loaded)  # a package is a module
 
 
 def _found(name: str) -> griffe.Object:

@@ -22,6 +22,7 @@ from trt_var.files.paths import contents
 from trt_var.files.writing import replacing
 from trt_var.requests.checking import MAX_IMAGES, Run
 from trt_var.requests.mixing import by_class, mixed
+from trt_var.schedule import Schedule
 
 log = logging.getLogger(__name__)
 RECIPE, LOCK = "recipe.json", ".lock"
@@ -187,7 +188,7 @@ class Drawer:
 
 def recipe_of(manifest: Manifest, drawer: Drawer, bulk: Bulk, checked: Run, form: Form) -> Recipe:
     """What a folder will hold, but for its probe, which has to be drawn first."""
-    length = sum(side**2 for side in manifest.schedule)
+    length = Schedule(manifest.schedule).length
     recipe = Recipe(
         bulk.num,
         bulk.seed,

@@ -26,6 +26,7 @@ from trt_var.files.writing import replacing
 from trt_var.pipeline import Pipeline
 from trt_var.requests.checking import Run, check_series
 from trt_var.requests.results import Generation
+from trt_var.schedule import Schedule
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int], object]
@@ -147,7 +148,7 @@ class Shape:
     @classmethod
     def of(cls, manifest: Manifest) -> Shape:
         """Of what a bundle draws."""
-        return cls(manifest.image_side, sum(side**2 for side in manifest.schedule))
+        return cls(manifest.image_side, Schedule(manifest.schedule).length)
 
 
 class Shards:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from trt_var.bundle.manifest import Manifest
 from trt_var.errors import UsageError
 from trt_var.serving.batching.policy import Policy
+from trt_var.serving.batching.times import Times
 from trt_var.serving.simulation import Answer, Loss, simulate
 
 MOST_DEVICES = 100_000
@@ -37,23 +38,6 @@ class Demand:
     rate: float
     quantile: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Times:
-    """Measured or estimated seconds of a batch by N and size; between sizes in proportion, no larger ones."""
-
-    seconds: Mapping[int, Mapping[int, float]]
-
-    def of(self, n_draft: int, images: int) -> float:
-        """Seconds of a batch."""
-        known = sorted(self.seconds[n_draft].items())
-        sizes, seconds = zip(*known, strict=True)
-        return float(np.interp(images, sizes, seconds)) if images >= sizes[0] else seconds[0]
-
-    def sizes(self, n_draft: int) -> list[int]:
-        """Of batches, rising."""
-        return sorted(self.seconds[n_draft])
 
 
 @dataclass(frozen=True)
@@ -102,14 +86,14 @@ def least(
     """
     policy = Policy(tuple(levels), demand.seconds)
     found: list[Fleet] = []
-    for size in times.sizes(policy.levels[-1]) if sizes is None else sizes:
-        if times.of(policy.levels[-1], size) > demand.seconds:
+    for size in sorted(times.measured()[policy.levels[-1]]) if sizes is None else sizes:
+        if times.seconds(policy.levels[-1], size) > demand.seconds:
             break
-        fewest = max(1, math.ceil(demand.rate * times.of(policy.levels[-1], size) / size / HEADROOM))
+        fewest = max(1, math.ceil(demand.rate * times.seconds(policy.levels[-1], size) / size / HEADROOM))
         most = min((one.devices for one in found), default=MOST_DEVICES)
         found += _fewest(lambda count, size=size: _fleet(manifest, times, demand, policy, size, count), demand, fewest, most)  # type: ignore[misc]
     if not found:
-        quickest = times.of(policy.levels[-1], 1)
+        quickest = times.seconds(policy.levels[-1], 1)
         raise UsageError(
             f"no fleet of at most {MOST_DEVICES} answers {demand.quantile:.0%} within {demand.seconds:g} s: one image takes "
             f"{quickest:.3g} s with N = {policy.levels[-1]}; allow more time, or a smaller N"
@@ -179,7 +163,7 @@ def _fleet(manifest: Manifest, times: Times, demand: Demand, policy: Policy, siz
     latency = {share: float(np.quantile(waits, share, method="higher")) for share in quantiles}
     mean = float(np.mean([one.n_draft for one in filled if math.isfinite(one.seconds)] or policy.levels[-1]))
     nearest = min(policy.levels, key=lambda n: abs(n - mean))
-    busy = demand.rate * times.of(nearest, size) / size / count
+    busy = demand.rate * times.seconds(nearest, size) / size / count
     return Fleet(count, policy.levels, size, latency, mean, min(busy, 1.0))
 
 
@@ -203,7 +187,7 @@ def _simulated(
     return simulate(
         manifest,
         policy,
-        times.of,
+        times.seconds,
         size,
         arrivals,
         replicas=replicas,

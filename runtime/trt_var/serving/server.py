@@ -217,8 +217,7 @@ def _allow_many_files() -> None:
 def steady_memory() -> None:
     """Let go of what batches needed, where the C library is glibc: else the largest of every thread's are kept, and add up.
 
-    Two pools for all threads, and buffers of 4 MB and more returned at once: of 3500 requests to the digits, 240 MB resident
-    in place of 280, at the same rate.
+    Two pools for all threads, and buffers of 4 MB and more returned at once (figures: docs/reliability.md, the service).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -89,13 +89,10 @@ def simulate(
         fit: see ``Planner``.
         seed: of the two that are drawn.
     """
-    times = {(n_draft, batch): cost(n_draft, batch) for n_draft in policy.levels for batch in {1, size}}
+    times = {n_draft: {batch: cost(n_draft, batch) for batch in (1, size)} for n_draft in policy.levels}
 
     def planner() -> Planner:
-        known = Times()
-        for (n_draft, batch), seconds in times.items():
-            known.add(n_draft, batch, seconds)
-        return Planner(manifest, policy, known, size, waiting, devices, fit)
+        return Planner(manifest, policy, Times.of(times), size, waiting, devices, fit)
 
     fleet = _Fleet(planner, cost, replicas, overhead, np.random.Generator(np.random.Philox(key=seed)))
     for at in arrivals:

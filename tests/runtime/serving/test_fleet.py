@@ -12,16 +12,17 @@ from trt_var import UsageError
 from trt_var.bundle.opening import Bundle
 from trt_var.cli.main import main
 from trt_var.serving.batching.policy import Policy
-from trt_var.serving.fleet import HEADROOM, Demand, Times, day, failure, least
+from trt_var.serving.batching.times import Times
+from trt_var.serving.fleet import HEADROOM, Demand, day, failure, least
 from trt_var.serving.simulation import Answer, Loss, simulate
 
 MANIFEST = Bundle.open("digits").manifest
-TIMES = Times({4: {1: 0.07, 8: 0.175, 32: 0.63}, 3: {1: 0.06, 8: 0.15, 32: 0.54}})
+TIMES = Times.of({4: {1: 0.07, 8: 0.175, 32: 0.63}, 3: {1: 0.06, 8: 0.15, 32: 0.54}})
 
 
 def lost(replicas: int, rate: float, *losses: Loss) -> list[Answer]:
     arrivals = np.arange(0, 60, 1 / rate).tolist()
-    return simulate(MANIFEST, Policy((4,), 1.0), TIMES.of, 8, arrivals, replicas=replicas, losses=losses)
+    return simulate(MANIFEST, Policy((4,), 1.0), TIMES.seconds, 8, arrivals, replicas=replicas, losses=losses)
 
 
 def test_what_a_lost_replica_had_is_drawn_by_another() -> None:

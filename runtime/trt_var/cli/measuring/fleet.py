@@ -11,7 +11,8 @@ from trt_var.errors import UsageError
 
 if TYPE_CHECKING:
     from trt_var.bundle.manifest import Manifest
-    from trt_var.serving.fleet import Demand, Fleet, Times
+    from trt_var.serving.batching.times import Times
+    from trt_var.serving.fleet import Demand, Fleet
 
 OBJECTIVE = re.compile(r"p(\d{1,2}(?:\.\d{1,2})?):(\d{1,4}(?:\.\d{1,4})?)")
 SIZES = tuple(1 << i for i in range(9))
@@ -102,7 +103,7 @@ def _times(options: argparse.Namespace, manifest: Manifest, levels: tuple[int, .
     """By device: its name, where its times are from, and they."""
     from trt_var.bench import choose
     from trt_var.bench import plan as bounds
-    from trt_var.serving.fleet import Times
+    from trt_var.serving.batching.times import Times
 
     if bool(options.report) == bool(options.devices):
         raise UsageError("a fleet needs times: --report FILE of trt-var bench, or --devices for what peak rates allow")
@@ -116,7 +117,7 @@ def _times(options: argparse.Namespace, manifest: Manifest, levels: tuple[int, .
         for backend, seconds in measured.items():
             if missing := [n for n in levels if n not in seconds]:
                 raise UsageError(f"the report has no times of N = {', '.join(map(str, missing))} on {backend}; measure them")
-            yield backend, MEASURED, Times(seconds)
+            yield backend, MEASURED, Times.of(seconds)
         return
     for name in options.devices.split(","):
         gpu = bounds.device(name.strip())
@@ -130,7 +131,7 @@ def _times(options: argparse.Namespace, manifest: Manifest, levels: tuple[int, .
         yield (
             name.strip(),
             f"at {100 * options.of_peak:.3g} % of peak rates, decoder left out: measure before relying on it",
-            Times(seconds),
+            Times.of(seconds),
         )
 
 

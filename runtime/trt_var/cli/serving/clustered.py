@@ -19,7 +19,6 @@ from trt_var.errors import BackendError, UsageError
 log = logging.getLogger(__name__)
 APP = "trt-var"
 INSTALL = 'pip install "trt-var[ray]"'
-CPU_ONLY = ("openvino", "exact")  # backends that want no GPU where there is one
 ALONE = ("drain_delay", "patience", "tls_certificate", "tls_key", "log_format", "side_by_side")  # of a service without --ray
 WITHIN = 10.0  # seconds in which a proxy answers once replicas do
 LONGEST = 300  # characters of a reason
@@ -91,6 +90,8 @@ def share(nodes: list[dict[str, float]], args: dict[str, Any]) -> dict[str, int]
     Raises:
         BackendError: there is no room.
     """
+    from trt_var.bulk.cluster.crew import CPU_ONLY
+
     replicas, threads = args["replicas"], args.get("threads")
     gpus = sum(int(node.get("GPU", 0)) for node in nodes) if args["backend"] not in CPU_ONLY else 0
     if gpus >= replicas:

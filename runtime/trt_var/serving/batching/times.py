@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 NEW = 0.1  # the share of a new batch in what is known
 LEAST, MOST = 0.1, 100.0  # times as long: what stood still for a while says nothing of the next batch
 
@@ -16,6 +18,15 @@ class Times:
     def __init__(self) -> None:
         self._seconds: dict[int, dict[int, float]] = {}
         self.slowdown = 1.0
+
+    @classmethod
+    def of(cls, measured: Mapping[int, Mapping[int, float]]) -> Times:
+        """Seconds by N and size, as ``measured`` has them."""
+        found = cls()
+        for n_draft, sizes in measured.items():
+            for batch, seconds in sizes.items():
+                found.add(n_draft, batch, seconds)
+        return found
 
     def add(self, n_draft: int, batch: int, seconds: float) -> None:
         """A batch was measured, with nothing else going on."""
