@@ -225,6 +225,7 @@ def test_no_time_for_it(client: OpenAI) -> None:
         assert error.code == "invalid_value" and "X-Request-Timeout" in error.message
 
 
+@pytest.mark.one_process("the proxies end, not the command")
 def test_an_end_that_is_announced(start: Callable[..., Any], asynchronous: bool) -> None:
     served = start("--drain-delay", "3")
     served.process.send_signal(signal.SIGTERM)
@@ -235,6 +236,7 @@ def test_an_end_that_is_announced(start: Callable[..., Any], asynchronous: bool)
     assert served.process.wait(30) == 0, served.log.read_text()
 
 
+@pytest.mark.one_process("engines run side by side as replicas, in other processes than the one that is stopped")
 def test_a_deadline_that_has_passed_is_not_asked_again(start: Callable[..., Any]) -> None:
     """The service stands still until it is too late for ten images, and for a stream that waits behind them."""
     served = start("--batch", "1", "--side-by-side", "1")
@@ -260,6 +262,7 @@ def test_a_deadline_that_has_passed_is_not_asked_again(start: Callable[..., Any]
     assert not isinstance(caught.value, openai.APIStatusError)
 
 
+@pytest.mark.one_process("the replicas count what they draw and what is cancelled")
 def test_who_gives_up_is_drawn_no_further(start: Callable[..., Any], asynchronous: bool) -> None:
     served = start("--batch", "1", "--max-images", "200")
     client = OpenAI(served.url, asynchronous, max_retries=0, timeout=0.3)

@@ -108,14 +108,15 @@ def share(nodes: list[dict[str, float]], args: dict[str, Any]) -> dict[str, int]
 @contextmanager
 def _proxies_guarded() -> Iterator[None]:
     """Proxies of a cluster that is made here drop what clients would tell Serve; others have that from their environment."""
-    name = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"  # see trt_var.serving.ray.edge, which imports the server
-    before = os.environ.get(name)
-    os.environ[name] = before or "trt_var.serving.ray.edge:middlewares"
+    from trt_var.serving.ray.settings import CALLBACK, VARIABLE
+
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = before or CALLBACK
     try:
         yield
     finally:
         if before is None:
-            os.environ.pop(name, None)
+            os.environ.pop(VARIABLE, None)
 
 
 def _quieten() -> ExitStack:

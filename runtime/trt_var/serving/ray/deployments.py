@@ -35,7 +35,8 @@ class EngineReplica:
             TrtVarError: see ``Pipeline.load`` and ``Batcher.start``.
         """
         self._pipeline = await asyncio.to_thread(_opened, args)
-        self._engine = LocalEngine(self._pipeline, args.batching(), RayWatcher())
+        self._watcher = RayWatcher()
+        self._engine = LocalEngine(self._pipeline, args.batching(), self._watcher)
         await self._engine.start()
 
     async def describe(self) -> Description:
@@ -68,8 +69,10 @@ class EngineReplica:
         Raises:
             BackendError: the engine has failed. One that drains is well.
         """
+        batcher = self._engine.batcher
+        self._watcher.look(batcher.planner.waiting, batcher.planner.running, batcher.n_draft)
         if self._engine.state() is State.FAILED:
-            raise BackendError(f"the engine has failed: {self._engine.batcher.trouble}")
+            raise BackendError(f"the engine has failed: {batcher.trouble}")
 
     def __del__(self) -> None:
         """Serve has waited for every request by now."""

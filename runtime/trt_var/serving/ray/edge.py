@@ -10,8 +10,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trt_var.serving.app.guarding.guard import IDENTITY
 
-CALLBACK = "trt_var.serving.ray.edge:middlewares"
-VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 IDENTITY_HEADER = b"x-request-id"
 # by these a client would set Serve's own deadline, keep its request going after it left, or choose among replicas
 REFUSED = ("x-request-timeout-seconds", "x-request-disconnect-disabled", "serve-multiplexed-model-id", "x-session-id")

@@ -13,6 +13,8 @@ from trt_var.serving.app.keys import Keys
 from trt_var.serving.app.settings import Settings
 from trt_var.serving.batching.settings import LONGEST, MOST_WAITING, Batching
 
+CALLBACK = "trt_var.serving.ray.edge:middlewares"  # what a proxy does with requests first
+VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"  # of a node, where its proxy finds that
 Count = Annotated[int, Meta(ge=1)]
 Some = Annotated[int, Meta(ge=0)]
 Number = Annotated[float, Meta(gt=0, le=LONGEST)]

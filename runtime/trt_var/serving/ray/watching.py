@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.serve import metrics
 
-from trt_var.serving.app.guarding.metrics import SECONDS, SIZES
+from trt_var.serving.app.guarding.metrics import GAUGES, SECONDS, SIZES
 from trt_var.serving.batching.watching import Watcher
 
 
@@ -24,6 +24,12 @@ class RayWatcher(Watcher):
         self._cancelled = metrics.Counter("trt_var_cancelled", "Images whose callers went", ("stage",))
         self._late = metrics.Counter("trt_var_deadline", "Requests that were not done in time")
         self._errors = metrics.Counter("trt_var_engine_errors", "Batches over which an engine failed")
+        self._gauges = {name: metrics.Gauge(name, text) for name, text in GAUGES.items()}
+
+    def look(self, waiting: float, running: float, n_draft: float) -> None:
+        """Images that wait and that are drawn now, N of the next batch."""
+        for gauge, value in zip(self._gauges.values(), (waiting, running, n_draft), strict=True):
+            gauge.set(value)
 
     def rejected(self, reason: str, images: int) -> None:
         """See ``Watcher``."""

@@ -68,6 +68,7 @@ def test_deadlines(start: Callable[..., Any], tmp_path: Path) -> None:
     assert served.stop() == 0
 
 
+@pytest.mark.one_process("the replicas count what they draw; the same is tested there")
 def test_what_was_accepted_is_answered_when_the_service_ends(start: Callable[..., Any], tmp_path: Path) -> None:
     served = start()
     codes: list[int] = []

@@ -13,6 +13,11 @@ from trt_var.serving.batching.watching import Watcher
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+GAUGES = {
+    "trt_var_queue_images": "Images that wait",
+    "trt_var_running_images": "Images that are being drawn",
+    "trt_var_n_draft": "N of the next batch, where requests leave it open",
+}
 
 
 class _Bounds(TypedDict):
@@ -50,11 +55,7 @@ class Metrics(Watcher):
 
     def watch(self, waiting: Callable[[], float], running: Callable[[], float], n_draft: Callable[[], float]) -> None:
         """Read these whenever somebody looks: images that wait, images that are drawn, N of the next batch."""
-        for name, text, read in (
-            ("trt_var_queue_images", "Images that wait", waiting),
-            ("trt_var_running_images", "Images that are being drawn", running),
-            ("trt_var_n_draft", "N of the next batch, where requests leave it open", n_draft),
-        ):
+        for (name, text), read in zip(GAUGES.items(), (waiting, running, n_draft), strict=True):
             Gauge(name, text, registry=self._registry).set_function(read)
 
     def built(self, version: str, bundle: str, backend: str) -> None:
