@@ -1,33 +1,36 @@
-"""One file a command: its options, and what it does with them."""
+"""The commands, in the order of the help; each names its task, its module in this room, and what it does in one line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
-from trt_var.cli.building import build, calibrate, engines, finetune
-from trt_var.cli.drawing import demo, inpaint, merge, reconstruct, run, sample
-from trt_var.cli.measuring import backends, bench, evaluate, info, plan, score
-from trt_var.cli.serving import load, serve
 
-COMMANDS: dict[str, Callable[[Any, str], None]] = {
-    "demo": demo.add,
-    "run": run.add,
-    "inpaint": inpaint.add,
-    "edit": inpaint.add,
-    "sample": sample.add,
-    "merge": merge.add,
-    "reconstruct": reconstruct.add,
-    "serve": serve.add,
-    "load": load.add,
-    "build": build.add,
-    "calibrate": calibrate.add,
-    "engines": engines.add,
-    "eval": evaluate.add,
-    "score": score.add,
-    "finetune": finetune.add,
-    "bench": bench.add,
-    "info": info.add,
-    "plan": plan.add,
-    "backends": backends.add,
+class Command(NamedTuple):
+    """What ``trt-var --help`` says of a command, without importing it; ``add`` of the module gives it its options."""
+
+    task: str
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "demo": Command("draw", "drawing.demo", "handwritten digits, without any download"),
+    "run": Command("draw", "drawing.run", "pictures of the classes that are named"),
+    "inpaint": Command("draw", "drawing.inpaint", "complete a region of a picture"),
+    "edit": Command("draw", "drawing.inpaint", "put another class into a region of a picture"),
+    "reconstruct": Command("draw", "drawing.reconstruct", "pictures to tokens and back, with PSNR"),
+    "sample": Command("draw", "drawing.sample", "many images of all classes into a folder, resumable"),
+    "merge": Command("draw", "drawing.merge", "check and join the folders of trt-var sample --part"),
+    "build": Command("build", "building.build", "checkpoints into a bundle (needs trt-var[export])"),
+    "calibrate": Command("build", "building.calibrate", "a bundle with int8 products (needs trt-var[cpu,export])"),
+    "engines": Command("build", "building.engines", "TensorRT engines of a bundle (needs trt-var[gpu] or [rtx])"),
+    "finetune": Command("build", "building.finetune", "specialise a pair for one N (needs trt-var[train])"),
+    "serve": Command("serve", "serving.serve", "an HTTP service: OpenAI's image API, Open Inference Protocol"),
+    "load": Command("serve", "serving.load", "offer requests to a running service, and measure it"),
+    "backends": Command("inspect and plan", "measuring.backends", "what can run bundles on this machine"),
+    "info": Command("inspect and plan", "measuring.info", "what a bundle holds, whether it is whole, its memory"),
+    "plan": Command("inspect and plan", "measuring.plan", "cost on a GPU, what meets targets, how many devices"),
+    "bench": Command("measure", "measuring.bench", "latency, throughput and memory, with tables and plots"),
+    "eval": Command("measure", "measuring.evaluate", "image quality and agreement; samples for published evaluators"),
+    "score": Command("measure", "measuring.score", "how likely pictures are under classes"),
 }

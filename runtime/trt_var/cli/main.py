@@ -1,28 +1,20 @@
-"""The command line; commands/ has one file a command."""
+"""The command line; commands.py lists the commands, each of which has a file."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from trt_var import __version__
 from trt_var.backends.installed import trouble
-from trt_var.cli import commands
 from trt_var.cli.embedded import messages, readable_streams, terminable
+from trt_var.cli.parsing import USAGE, Main
+from trt_var.cli.progress import RED, painted
 from trt_var.errors import TrtVarError, UsageError, printable
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
-
-
-class _Parser(argparse.ArgumentParser):
-    """One-line errors."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+FAILURE, INTERRUPTED = 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +62,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _complain(command: str, error: object, code: int) -> int:
     """One line, whatever file names or manifests brought into it."""
-    _say(f"{command}: {printable(str(error))}")
+    _say(f"{painted(f'{command}:', RED, sys.stderr)} {printable(str(error))}")
     return code
 
 
@@ -92,15 +84,20 @@ def _flushed(code: str | int | None) -> str | int | None:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Main:
+    parser = Main(
         prog="trt-var",
         description="Class-conditional images from VAR models with Collaborative Decoding, without PyTorch at run time.",
-        epilog="First steps: trt-var demo; then trt-var build --drafter d30 --refiner d16 and trt-var run --labels 207.",
+        epilog="\n".join(
+            (
+                "first steps:",
+                "  trt-var demo                                    # a grid of digits, without any download",
+                "  trt-var build --drafter d30 --refiner d16       # the released pair → engines/d30-d16",
+                '  trt-var run --labels "golden retriever,360"     # → grid.png',
+                "trt-var COMMAND --help has the options and examples of a command.",
+            )
+        ),
     )
     parser.add_argument("--version", action="version", version=f"trt-var {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is chosen and done")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add in commands.COMMANDS.items():
-        add(subparsers, name)
     return parser

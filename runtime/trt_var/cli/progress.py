@@ -1,11 +1,22 @@
-"""Progress on a terminal, silence in a pipe."""
+"""Progress and colour on a terminal, neither in a pipe."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+RED, GREEN, FAINT = 31, 32, 2
+
+
+def painted(text: str, colour: int, stream: TextIO | None) -> str:
+    """The text in a colour where its stream is a terminal, unless ``NO_COLOR`` or ``FORCE_COLOR`` decides otherwise."""
+    if os.environ.get("NO_COLOR"):
+        return text
+    terminal = stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
+    return f"\x1b[{colour}m{text}\x1b[0m" if terminal or os.environ.get("FORCE_COLOR") else text
 
 
 class Bars:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from trt_var.cli import options as arguments
 from trt_var.cli.building import calibrate, engines
-from trt_var.cli.building.weights import FILE, KEYS, add_keys
+from trt_var.cli.building.weights import FILE, KEYS, add_models
 from trt_var.cli.progress import Bars
 from trt_var.files.paths import expanded
 
@@ -19,47 +20,50 @@ if TYPE_CHECKING:
 MAX_SIDE = 256
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="turn checkpoints into a bundle (needs trt-var[export])",
-        description="Export drafter, refiner and VQVAE to ONNX, compare every graph with the PyTorch model, and write "
-        "a bundle that runs without PyTorch.",
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Export drafter, refiner and VQVAE to ONNX, compare every graph with the PyTorch model, and write a bundle that "
+        "runs without PyTorch.",
+        "build --drafter d30 --refiner d16                    # the released pair → engines/d30-d16",
+        "build --drafter mine/d30.pth --refiner mine/d16.pth --vae mine/vae.pth --out engines/mine",
+        "build --drafter d30 --refiner d16 --precision int8 --out engines/d30-d16-int8",
+        "build --drafter d30 --refiner d16 --precision fp16 --tensorrt --batch 1,4,16",
     )
     names = f"d16, d20, d24, d30, d36, d16-cca … d30-ddo (fetched from Hugging Face), {FILE}, or random:dN[:SEED]"
-    parser.add_argument("--drafter", required=True, metavar="MODEL", help=f"draws the first scales: {names}")
-    parser.add_argument("--refiner", metavar="MODEL", help="draws the others; leave it out for plain VAR")
-    parser.add_argument(
-        "--vae", default="default", metavar="MODEL", help="the released VQVAE (default), a file, or random[:SEED]"
+    add_models(
+        parser,
+        f"draws the first scales: {names}",
+        "draws the others; leave it out for plain VAR",
+        "a file, or random[:SEED]",
     )
-    add_keys(parser)
     parser.add_argument(
         "--finetuned",
         type=int,
         metavar="N",
         help="the pair was tuned for this N and serves no other; d30 and d16 then mean CoDe's (N from 6 to 9)",
     )
-    parser.add_argument("--out", type=expanded, metavar="DIR", help="the bundle (default: engines/<drafter>-<refiner>)")
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "fp16", "bf16", "int8"),
-        default="fp32",
-        help="of products and cache (default: fp32); int8: fp32 calibrated as trt-var calibrate does, with:",
-    )
-    calibrate.add_options(parser)
     parser.add_argument("--max-top-k", type=int, default=1024, metavar="K", help="ceiling of top-k (default: 1024)")
-    parser.add_argument("--schedule", type=_schedule, metavar="1,2,…", help="patch sides, if the checkpoint does not tell")
+    parser.add_argument("--schedule", type=_schedule, metavar="k,k,…", help="patch sides, if the checkpoint does not tell")
     parser.add_argument(
         "--class-names",
         metavar="FILE",
         help="a text file with a line of names a class, or imagenet (default: what the weights' source says: ImageNet's for "
         "the released ones, those of a fine-tuning's folders; else labels are numbers)",
     )
-    parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     parser.add_argument("--no-compare", dest="compare", action="store_false", help="skip the comparison with PyTorch")
-    parser.add_argument("--tensorrt", action="store_true", help="also build engines, as trt-var engines does, with:")
-    engines.add_options(parser)
-    parser.set_defaults(command=_build, name=name)
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "bf16", "int8"),
+        default="fp32",
+        help="of products and cache; int8: fp32, then calibrated (default: fp32)",
+    )
+    parser.add_argument("--tensorrt", action="store_true", help="also build engines")
+    parser.add_argument("--out", type=expanded, metavar="DIR", help="the bundle (default: engines/<drafter>-<refiner>)")
+    arguments.add_force(parser)
+    calibrate.add_options(parser.add_argument_group("with --precision int8, as for trt-var calibrate"))
+    engines.add_options(parser.add_argument_group("with --tensorrt, as for trt-var engines"))
+    parser.set_defaults(command=_build)
 
 
 def _build(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trt_var.backends.installed import needed
 from trt_var.cli import options as arguments
@@ -23,28 +23,29 @@ if TYPE_CHECKING:
 SAMPLES = 64
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="a bundle with int8 products (needs trt-var[cpu,export])",
-        description="Draw images through drafter and refiner, remember what every linear layer sees, move outliers into the "
-        "weights where that is free, and write a bundle with explicit Q/DQ operators. Groups of layers whose quantisation "
-        "alone disturbs the logits too much stay in floating point.",
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Draw images through drafter and refiner, remember what every linear layer sees, move outliers into the weights "
+        "where that is free, and write a bundle with explicit Q/DQ operators. Groups of layers whose quantisation alone "
+        "disturbs the logits too much stay in floating point.",
+        "calibrate --engines engines/d30-d16 --out engines/d30-d16-int8",
+        "calibrate --engines engines/d30-d16 --ranges ranges.npz --mode fp8 --out engines/d30-d16-fp8   # keeps what it saw",
     )
-    parser.add_argument("--engines", type=expanded, required=True, metavar="DIR", help="a float32 bundle, or digits")
-    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="the bundle to write")
-    parser.add_argument("--n-draft", type=int, metavar="N", help="default: all scales but two")
+    arguments.add_bundle(parser, ", in float32")
+    arguments.add_n_draft(parser, "scales that the drafter draws (default: all but two)")
+    arguments.add_seed(parser)
+    arguments.add_sampling(parser)
     add_options(parser)
     parser.add_argument(
         "--apply-to", type=expanded, metavar="DIR", help="quantise this bundle of the same weights, e.g. fp16"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first image (default: 0)")
-    parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
-    arguments.add_sampling(parser)
-    parser.set_defaults(command=_calibrate, name=name)
+    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="the bundle to write")
+    arguments.add_force(parser)
+    parser.set_defaults(command=_calibrate)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse._ActionsContainer) -> None:
     """What ``trt-var build --precision int8`` takes too."""
     parser.add_argument(
         "--calibrate", type=int, default=SAMPLES, metavar="n", help="images to draw for the ranges (default: %(default)s)"

@@ -6,7 +6,7 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from trt_var.cli import options as arguments
 from trt_var.cli.progress import Bars
@@ -16,24 +16,25 @@ if TYPE_CHECKING:
     from trt_var.backends.tensorrt.record import Batch, Guidance
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="build TensorRT engines from a bundle (needs trt-var[gpu] or trt-var[rtx])",
-        description="Turn a bundle's graphs into engines that lie beside them: TensorRT for the GPU that is there, or "
-        "TensorRT-RTX ahead of time for a compute capability, without any GPU. One optimisation profile a scale and one for "
-        "the refiner's hand-over share the weights.",
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Turn a bundle's graphs into engines that lie beside them: TensorRT for the GPU that is there, or TensorRT-RTX "
+        "ahead of time for a compute capability, without any GPU. One optimisation profile a scale and one for the "
+        "refiner's hand-over share the weights.",
+        "engines engines/d30-d16 --batch 1,8,64",
+        "engines engines/d30-d16 --kind rtx --target sm89 --n-draft 8   # no GPU is needed",
     )
     parser.add_argument(
         "bundle", type=expanded, metavar="DIR", help="the bundle; --precision fp16 ones give fused attention"
     )
     add_options(parser)
     parser.add_argument("--graphs", type=_names, default=(), metavar="A,B,…", help="some graphs only, e.g. drafter,decoder")
-    parser.add_argument("--force", action="store_true", help="replace the engines that are there")
-    parser.set_defaults(command=_engines, name=name)
+    arguments.add_force(parser, "the engines that are there")
+    parser.set_defaults(command=_engines)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse._ActionsContainer) -> None:
     """What ``trt-var build --tensorrt`` takes too."""
     parser.add_argument(
         "--kind",

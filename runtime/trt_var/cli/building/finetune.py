@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from trt_var.backends.installed import needed
-from trt_var.cli.building.weights import FILE, KEYS, add_keys
+from trt_var.cli import options as arguments
+from trt_var.cli.building.weights import FILE, KEYS, add_models
 from trt_var.files.paths import expanded
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="specialise a drafter and a refiner for one N (needs trt-var[train])",
-        description="Fine-tune a pair for collaborative decoding: the drafter on the scales below N, the refiner on the "
-        "others, following the data and the drafter's distribution; or both so that they need no guidance. Goes on from its "
-        "checkpoints when run again. Build the result with: trt-var build --drafter OUT/drafter.safetensors "
-        "--refiner OUT/refiner.safetensors --finetuned N.",
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Fine-tune a pair for collaborative decoding: the drafter on the scales below N, the refiner on the others, "
+        "following the data and the drafter's distribution; or both so that they need no guidance. Goes on from its "
+        "checkpoints when run again. Build the result with trt-var build --finetuned N.",
+        "finetune --drafter d30 --refiner d16 --data imagenet/train --n-draft 8 --out tuned --device cuda",
+        "finetune --drafter d30 --refiner d16 --data imagenet/train --n-draft 8 --guidance-free --out free --device cuda",
+        "build --drafter tuned/drafter.safetensors --refiner tuned/refiner.safetensors --finetuned 8 --out engines/tuned",
     )
     models = f"a released name, {FILE}, or random:dN"
-    parser.add_argument("--drafter", required=True, metavar="MODEL", help=models)
-    parser.add_argument("--refiner", required=True, metavar="MODEL", help=models)
-    parser.add_argument("--vae", default="default", metavar="MODEL", help="the released VQVAE (default), or a file")
-    add_keys(parser)
+    add_models(parser, models, models, "a file", refiner_required=True)
     parser.add_argument(
         "--data",
         type=expanded,
@@ -52,7 +50,8 @@ def add(subparsers: Any, name: str) -> None:
         "minutes for a million), or every pixel (full: some 25 times as long)",
     )
     parser.add_argument("--n-draft", type=int, required=True, metavar="N", help="scales that the drafter draws")
-    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="weights and checkpoints")
+    arguments.add_seed(parser, "of the batches")
+    arguments.add_batch_size(parser, 64, "images a batch")
     parser.add_argument("--steps", type=int, default=2500, metavar="n", help="batches for each model (default: 2500)")
     parser.add_argument(
         "--distil-steps",
@@ -61,6 +60,11 @@ def add(subparsers: Any, name: str) -> None:
         metavar="n",
         help="batches for the refiner's first stage, which follows the drafter's distribution on all scales (default: 0)",
     )
+    parser.add_argument("--learning-rate", type=float, default=1e-5, metavar="R", help="at its height (default: 1e-5)")
+    parser.add_argument(
+        "--label-dropout", type=float, default=0.1, metavar="P", help="share of labels left out, for guidance (default: 0.1)"
+    )
+    parser.add_argument("--flip", action="store_true", help="mirror every second picture")
     parser.add_argument(
         "--guidance-free",
         action="store_true",
@@ -77,15 +81,9 @@ def add(subparsers: Any, name: str) -> None:
         help="of --guidance-free: weight of pictures under labels of others (default: as published for the depth, 50 up to "
         "d20, 100 up to d24, else 1000)",
     )
-    parser.add_argument(
-        "--label-dropout", type=float, default=0.1, metavar="P", help="share of labels left out, for guidance (default: 0.1)"
-    )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="images a batch (default: 64)")
-    parser.add_argument("--learning-rate", type=float, default=1e-5, metavar="R", help="at its height (default: 1e-5)")
-    parser.add_argument("--flip", action="store_true", help="mirror every second picture")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the batches (default: 0)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    parser.set_defaults(command=_finetune, name=name)
+    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="weights and checkpoints")
+    parser.set_defaults(command=_finetune)
 
 
 def _finetune(options: argparse.Namespace) -> None:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
+from trt_var.cli import options as arguments
 from trt_var.files.paths import expanded
 
 COLUMNS = 10
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="draw handwritten digits, without any download",
-        description="Draw a grid of handwritten digits, a row a class, with the small trained drafter, refiner and VQVAE "
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Draw a grid of handwritten digits, a row a class, with the small trained drafter, refiner and VQVAE "
         "inside the package.",
+        "demo",
+        "demo --n-draft 0 --seed 7 --out refiner.png   # the plain refiner",
     )
-    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws, 0 to 6 (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first image, -1: a random one (default: 0)")
+    arguments.add_n_draft(parser, "scales that the drafter draws, 0 to 6 (default: 4)")
+    arguments.add_seed(parser, "of the first image, -1: a random one")
     parser.add_argument("--out", type=expanded, default=Path("demo.png"), metavar="FILE", help="default: %(default)s")
-    parser.set_defaults(command=_demo, name=name)
+    parser.set_defaults(command=_demo)
 
 
 def _demo(options: argparse.Namespace) -> None:

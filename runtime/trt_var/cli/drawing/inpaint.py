@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trt_var.cli import options as arguments
 from trt_var.errors import UsageError
@@ -23,12 +23,14 @@ DESCRIPTIONS = {
 }
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help={"inpaint": "complete a region of a picture", "edit": "put another class into a region of a picture"}[name],
-        description=f"{DESCRIPTIONS[name]} The picture is centre-cropped and resized to what the models draw. "
-        "Pixels outside the region stay as they are. The file written shows the input, the region in grey and the results.",
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    what = {"inpaint": "otter", "edit": "teapot"}[name]
+    arguments.describe(
+        parser,
+        f"{DESCRIPTIONS[name]} The picture is centre-cropped and resized to what the models draw. Pixels outside the region "
+        "stay as they are. The file written shows the input, the region in grey and the results.",
+        f"{name} --image photo.png --box 64,64,192,192 --label {what}",
+        f"{name} --image photo.png --mask mask.png --label {what} --num 4 --seed -1 --out-dir results",
     )
     arguments.add_engines(parser)
     parser.add_argument("--image", type=expanded, required=True, metavar="FILE", help="PNG, JPEG or WebP")
@@ -39,19 +41,17 @@ def add(subparsers: Any, name: str) -> None:
         help="as large as the picture, white where redrawn (default: its transparency)",
     )
     parser.add_argument("--box", type=_box, metavar="x0,y0,x1,y1", help="redraw a box instead, in the picture's own pixels")
-    what = {"inpaint": "what the picture shows", "edit": "what the region shall show"}[name]
-    parser.add_argument("--label", required=True, metavar="A", help=f"{what}: a class number or name")
+    shown = {"inpaint": "what the picture shows", "edit": "what the region shall show"}[name]
+    parser.add_argument("--label", required=True, metavar="A", help=f"{shown}: a class number or name")
     parser.add_argument("--num", type=int, default=1, metavar="n", help="how many results (default: 1)")
-    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws (default: all but two)")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of the first result, -1: a random one (default: 0)"
-    )
+    arguments.add_n_draft(parser)
+    arguments.add_seed(parser, "of the first result, -1: a random one")
     arguments.add_sampling(parser)
-    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="results drawn together (default: 8)")
+    arguments.add_batch_size(parser, what="results drawn together")
     parser.add_argument("--raw", action="store_true", help="the decoder's pixels everywhere, also outside the region")
     parser.add_argument("--out", type=expanded, metavar="FILE", help=f"input, region and results (default: {name}.png)")
     parser.add_argument("--out-dir", type=expanded, metavar="DIR", help="one PNG a result")
-    parser.set_defaults(command=_inpaint, name=name)
+    parser.set_defaults(command=_inpaint)
 
 
 def _inpaint(options: argparse.Namespace) -> None:

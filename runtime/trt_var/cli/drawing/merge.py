@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
+from trt_var.cli import options as arguments
 from trt_var.files.paths import expanded
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="check and join the folders of trt-var sample --part",
-        description="Join the parts of a series to the folder that one unbroken run would have written, byte for byte. "
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Join the parts of a series to the folder that one unbroken run would have written, byte for byte. "
         "Every shard is read through; the folder appears whole or not at all. The parts stay as they are.",
+        "merge parts/1 parts/2 parts/3 parts/4 --out samples",
     )
-    parser.add_argument("parts", nargs="+", type=expanded, metavar="PART", help="a folder of one part, in any order")
+    parser.add_argument("parts", nargs="+", type=expanded, metavar="DIR", help="folders of all parts, in any order")
     parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="a new or an empty folder")
-    parser.set_defaults(command=_merge, name=name)
+    parser.set_defaults(command=_merge)
 
 
 def _merge(options: argparse.Namespace) -> None:

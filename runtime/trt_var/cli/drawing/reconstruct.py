@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from trt_var.cli import options as arguments
 from trt_var.errors import UsageError
 from trt_var.files.paths import expanded
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="pictures to tokens and back, with PSNR",
-        description="Encode pictures into token maps and decode them again: the best that the VQVAE allows. "
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Encode pictures into token maps and decode them again: the best that the VQVAE allows. "
         "The file written shows every picture beside its reconstruction.",
+        "reconstruct photo.png other.jpg",
+        "reconstruct --engines digits seven.png --out beside.png --save-npz tokens.npz",
     )
     accepted = "PNG, JPEG or WebP; centre-cropped and resized to what the models draw"
     parser.add_argument("images", type=expanded, nargs="+", metavar="FILE", help=accepted)
     arguments.add_engines(parser)
     parser.add_argument("--out", type=expanded, default=Path("reconstruct.png"), metavar="FILE", help="default: %(default)s")
     parser.add_argument("--save-npz", type=expanded, metavar="FILE", help="images, tokens and psnr as arrays")
-    parser.set_defaults(command=_reconstruct, name=name)
+    parser.set_defaults(command=_reconstruct)
 
 
 def _reconstruct(options: argparse.Namespace) -> None:

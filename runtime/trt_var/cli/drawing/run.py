@@ -20,32 +20,31 @@ FEW = 16
 RETRIEVER = 207
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="generate images",
-        description="Generate one image a label. Image i has seed S + i; the same label, seed and settings give the same "
-        "image whatever is drawn with it.",
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Generate one image a label. Image i has seed S + i; the same label, seed and settings give the same image whatever "
+        "is drawn with it.",
+        "run --engines digits --labels 3,seven --out digits.png",
+        'run --n-draft 8 --labels "golden retriever,360" --preset code',
+        "run --labels 207 --num 16 --seed 100 --out-dir pictures --save-npz pictures.npz",
+        "run --labels otter --steps otter.gif   # the picture after every scale",
     )
     arguments.add_engines(parser)
-    parser.add_argument(
-        "--n-draft",
-        type=int,
-        metavar="N",
-        help="scales that the drafter draws: 0 is the plain refiner, all scales the plain drafter "
-        "(default: all but two, or what a fine-tuned pair serves)",
-    )
     parser.add_argument(
         "--labels",
         metavar="A,B,…",
         help="class numbers or names; --labels=-1,3: no class, class 3 (default: 207, or all of a few)",
     )
     parser.add_argument("--num", type=int, metavar="n", help="how many images; labels repeat in turn (default: one a label)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the first image, -1: a random one (default: 0)")
-    arguments.add_sampling(parser)
-    parser.add_argument(
-        "--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8; with --steps, all)"
+    arguments.add_n_draft(
+        parser,
+        "scales that the drafter draws: 0 is the plain refiner, all scales the plain drafter (default: all but two, or what "
+        "a fine-tuned pair serves)",
     )
+    arguments.add_seed(parser, "of the first image, -1: a random one")
+    arguments.add_sampling(parser)
+    arguments.add_batch_size(parser, what="images drawn together; with --steps, all are")
     parser.add_argument(
         "--out",
         type=expanded,
@@ -54,12 +53,12 @@ def add(subparsers: Any, name: str) -> None:
     )
     parser.add_argument("--out-dir", type=expanded, metavar="DIR", help="one PNG an image")
     parser.add_argument(
-        "--steps", type=expanded, metavar="FILE", help="the pictures after every scale: .gif moves, .png has a row an image"
-    )
-    parser.add_argument(
         "--save-npz", type=expanded, metavar="FILE", help="images, tokens, labels, seeds and a record as arrays"
     )
-    parser.set_defaults(command=_run, name=name)
+    parser.add_argument(
+        "--steps", type=expanded, metavar="FILE", help="the pictures after every scale: .gif moves, .png has a row an image"
+    )
+    parser.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -21,36 +21,38 @@ if TYPE_CHECKING:
     from trt_var.bundle.opening import Bundle
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="draw many images of all classes into a folder, resumable",
-        description="Draw images of all classes in equal numbers; image i of the series, sorted by class, has seed S + i. "
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Draw images of all classes in equal numbers; image i of the series, sorted by class, has seed S + i. "
         "They lie in mixed order, as evaluators need them, in shards that appear whole. "
         "The same command goes on where an earlier one was stopped, and the images are those of an unbroken run.",
+        "sample --num 50000 --out samples --adm-npz samples.npz",
+        "sample --per-class 50 --part 1/4 --out parts/1   # one of four machines; then trt-var merge",
+        "sample --num 50000 --out samples --ray auto      # on all devices of a cluster",
     )
     arguments.add_engines(parser)
     parser.add_argument("--num", type=int, metavar="n", help="how many images (default: per class × classes)")
     parser.add_argument("--per-class", type=int, metavar="n", help="how many of each class, instead of or to check --num")
-    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter draws (default: all but two)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
+    arguments.add_n_draft(parser)
+    arguments.add_seed(parser)
     arguments.add_sampling(parser)
-    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="images drawn together (default: 8)")
+    arguments.add_batch_size(parser)
     parser.add_argument("--shard", type=int, default=256, metavar="n", help="images a file (default: 256)")
-    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="folder of the shards")
     part = "draw only the i-th of n parts, into a folder of its own; trt-var merge joins them (Slurm arrays, indexed jobs)"
     parser.add_argument("--part", type=_part, metavar="i/n", help=part)
+    cluster = (
+        "draw on all devices of a Ray cluster: auto, local (this machine), HOST:PORT or ray://…; needs trt-var[ray-bulk]"
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help=cluster)
+    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="folder of the shards")
     parser.add_argument(
         "--adm-npz",
         type=expanded,
         metavar="FILE",
         help="then all of them as arr_0, uint8 [n, H, W, 3], for the ADM evaluator",
     )
-    cluster = (
-        "draw on all devices of a Ray cluster: auto, local (this machine), HOST:PORT or ray://…; needs trt-var[ray-bulk]"
-    )
-    parser.add_argument("--ray", metavar="ADDRESS", help=cluster)
-    parser.set_defaults(command=_sample, name=name)
+    parser.set_defaults(command=_sample)
 
 
 def _sample(options: argparse.Namespace) -> None:

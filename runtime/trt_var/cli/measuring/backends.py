@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import sys
+
+from trt_var.cli import options as arguments
+from trt_var.cli.progress import FAINT, GREEN, painted
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name, help="what can run bundles on this machine", description="List the backends, usable or not and why."
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser, "List the backends, usable or not and why.", "backends", "backends --json | jq -r .auto   # what auto takes"
     )
-    parser.set_defaults(command=_list, name=name)
+    arguments.add_json(parser)
+    parser.set_defaults(command=_list)
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -18,6 +22,11 @@ def _list(options: argparse.Namespace) -> None:
 
     statuses = backends.statuses()
     chosen = backends.fastest(statuses)
+    if options.json:
+        names = ("name", "usable", "broken", "detail")
+        listed = [{name: getattr(status, name) for name in names} for status in statuses]
+        arguments.print_json({"auto": chosen.name if chosen else None, "backends": listed})
+        return
     for status in statuses:
         mark = "auto" if status is chosen else "yes" if status.usable else "no"
-        print(f"{status.name:12} {mark:5} {status.detail}")
+        print(f"{status.name:12} {painted(f'{mark:5}', GREEN if status.usable else FAINT, sys.stdout)} {status.detail}")

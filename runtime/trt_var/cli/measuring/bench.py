@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TextIO
 
 from trt_var.backends.installed import needed
 from trt_var.cli import options as arguments
@@ -23,39 +23,42 @@ if TYPE_CHECKING:
     from trt_var.bundle.manifest import Manifest
 
 LAST_N, MAX_REPEATS = 4, 1000
-DEFAULT = Path("engines/d30-d16")
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="measure latency, throughput and memory; a report with tables and plots",
-        description="Measure bundles as the CoDe paper does: every N and batch in a process of its own, medians over the "
-        "repeats, with the decoder and without. Writes report.md, report.json and plots into a folder. Leave the machine "
-        "alone meanwhile.",
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Measure bundles as the CoDe paper does: every N and batch in a process of its own, medians over the repeats, with "
+        "the decoder and without. Writes report.md, report.json and plots into a folder. Leave the machine alone meanwhile.",
+        "bench --batch 1,4 --compare eager --out report",
+        "bench --engines engines/d30-d16 --engines engines/d30-d16-int8 --backend onnxruntime,openvino --n-draft 10,8,6,0",
+        "bench --engines digits --repeats 1 --json   # for a program",
     )
     parser.add_argument(
-        "--engines", type=expanded, action="append", metavar="DIR", help=f"several for one report (default: {DEFAULT})"
+        "--engines",
+        type=expanded,
+        action="append",
+        metavar="DIR",
+        help=f"the bundle, or digits; several for one report (default: {arguments.DEFAULT})",
     )
-    parser.add_argument("--backend", default="auto", metavar="A[,B…]", help=f"of {', '.join(arguments.BACKENDS)}")
+    parser.add_argument("--backend", default="auto", metavar="A,B,…", help=f"of {', '.join(arguments.BACKENDS)}")
+    arguments.add_threads(parser, ", and of eager PyTorch (default: its own choice)")
     parser.add_argument(
         "--n-draft",
         type=arguments.whole_numbers,
-        metavar="N[,N…]",
+        metavar="N,N,…",
         help="default: the last four of what is served, and both plain models",
     )
-    parser.add_argument("--batch", type=arguments.whole_numbers, default="1", metavar="B[,B…]", help="default: %(default)s")
+    arguments.add_guidance(parser)
+    parser.add_argument("--batch", type=arguments.whole_numbers, default="1", metavar="B,B,…", help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=3, metavar="n", help="after a first request (default: 3)")
     eager = "also eager PyTorch doing what the published code does: eager, or eager-bf16 in bfloat16, or both"
-    parser.add_argument("--compare", default="", metavar="A[,B]", help=eager)
+    parser.add_argument("--compare", default="", metavar="A,B", help=eager)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of eager PyTorch (default: cpu)")
-    threads = "of an engine on a CPU (default: all that may be used) and of eager PyTorch (default: its own choice)"
-    parser.add_argument("--threads", type=int, metavar="n", help=threads)
-    arguments.add_guidance(parser)
-    parser.add_argument("--scales", type=int, metavar="k", help="draw only so many scales (default: all)")
     parser.add_argument("--spectrum", type=int, default=8, metavar="n", help="images of the Fourier figure, 0 for none")
     parser.add_argument("--out", type=expanded, default=Path("bench"), metavar="DIR", help="folder (default: %(default)s)")
-    parser.set_defaults(command=_bench, name=name)
+    arguments.add_json(parser, "also print report.json's object, and nothing else, on standard output")
+    parser.set_defaults(command=_bench)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -63,15 +66,19 @@ def _bench(options: argparse.Namespace) -> None:
     from trt_var.bundle.opening import Bundle
 
     report.check_plots()
-    manifests = {str(folder): Bundle.open(folder).manifest for folder in options.engines or [DEFAULT]}
+    manifests = {str(folder): Bundle.open(folder).manifest for folder in options.engines or [arguments.DEFAULT]}
     settings = _settings(options, manifests)
     eager = _eager(options, manifests.values()) if options.compare else ""
     report.check_folder(options.out)
     found = report.Report(measure.machine(), shlex.join(["trt-var", *sys.argv[1:]]), manifests, [], None)
-    rows = _measure(settings, eager, lambda rows: report.write_tables(replace(found, rows=rows), options.out))
+    shown = sys.stderr if options.json else sys.stdout
+    rows = _measure(settings, eager, lambda rows: report.write_tables(replace(found, rows=rows), options.out), shown)
     curves = _curves(options, settings[0], next(iter(manifests.values())))
     written = report.write(replace(found, rows=rows, spectrum=curves), options.out)
-    print("\n".join(map(str, written)))
+    if options.json:
+        print((options.out / "report.json").read_text("utf-8"), end="")
+    else:
+        print("\n".join(map(str, written)))
 
 
 def _eager(options: argparse.Namespace, manifests: Iterable[Manifest]) -> str:
@@ -83,7 +90,7 @@ def _eager(options: argparse.Namespace, manifests: Iterable[Manifest]) -> str:
     return eager.__name__
 
 
-def _measure(settings: list[Setting], eager: str, keep: Callable[[list[Row]], list[Path]]) -> list[Row]:
+def _measure(settings: list[Setting], eager: str, keep: Callable[[list[Row]], list[Path]], shown: TextIO) -> list[Row]:
     """Every row; kept after each, so that one that fails loses none."""
     from tqdm import tqdm
 
@@ -99,7 +106,7 @@ def _measure(settings: list[Setting], eager: str, keep: Callable[[list[Row]], li
             except BackendError as error:
                 raise BackendError(f"{error}{f'; the rows before it are in {kept[0]}' if kept else ''}") from error
             kept = keep(rows)
-            bar.write(_line(rows[-1]))
+            bar.write(_line(rows[-1]), file=shown)
     return rows
 
 

@@ -20,30 +20,29 @@ if TYPE_CHECKING:
 ROUNDS, MAX_ROUNDS = 3, 100
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="measure image quality and agreement, write samples for published evaluators",
-        description="Without a choice: draw images of every class and have the bundle's judge, a classifier of real "
-        "pictures, say how many show their class, and how far they are from real ones (Fréchet distance). With --against or "
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Without a choice: draw images of every class and have the bundle's judge, a classifier of real pictures, say how "
+        "many show their class, and how far they are from real ones (Fréchet distance). With --against or "
         "--against-backend: compare tokens and pictures with another bundle or backend. With --adm-npz: write the samples "
         "file of the ADM evaluator. With --fidelity: FID and Inception Score through torch-fidelity.",
+        "eval --engines digits --n-draft 0,4,6",
+        "eval --engines engines/d30-d16-int8 --against engines/d30-d16 --per-class 1 --out agreement.json",
+        "eval --per-class 50 --fidelity imagenet/val --resize --drawings drawings",
     )
     arguments.add_engines(parser)
-    parser.add_argument(
-        "--n-draft", type=arguments.whole_numbers, metavar="N[,N…]", help="one or several (default: all scales but two)"
-    )
     parser.add_argument("--per-class", type=int, default=20, metavar="n", help="images a class (default: %(default)s)")
     parser.add_argument("--rounds", type=int, metavar="n", help=f"repetitions with other seeds (default: {ROUNDS})")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first image (default: 0)")
+    parser.add_argument(
+        "--n-draft", type=arguments.whole_numbers, metavar="N,N,…", help="one or several (default: all scales but two)"
+    )
+    arguments.add_seed(parser)
     arguments.add_sampling(parser)
-    parser.add_argument("--batch-size", type=int, default=50, metavar="B", help="images drawn together (default: 50)")
+    arguments.add_batch_size(parser, 50)
     parser.add_argument("--judge", type=expanded, metavar="DIR", help="a bundle whose judge to ask instead of its own")
     parser.add_argument("--against", type=expanded, metavar="DIR", help="another bundle, e.g. of another precision")
     parser.add_argument("--against-backend", choices=arguments.BACKENDS, help="another backend")
-    parser.add_argument(
-        "--adm-npz", type=expanded, metavar="FILE", help="arr_0, uint8 [classes · per class, H, W, 3], mixed"
-    )
     parser.add_argument("--fidelity", type=expanded, metavar="DIR", help="real pictures to compare with (trt-var[metrics])")
     parser.add_argument(
         "--drawings",
@@ -52,8 +51,12 @@ def add(subparsers: Any, name: str) -> None:
         help="for --fidelity: keep the drawn pictures here, and go on with those (default: until the figures are there)",
     )
     parser.add_argument("--resize", action="store_true", help="for --fidelity: cut real pictures to the drawn ones' size")
-    parser.add_argument("--json", type=expanded, metavar="FILE", help="all figures, machine-readable")
-    parser.set_defaults(command=_eval, name=name)
+    figures = "all figures as JSON"
+    parser.add_argument("--out", "--json", type=expanded, dest="json", metavar="FILE", help=figures)
+    parser.add_argument(
+        "--adm-npz", type=expanded, metavar="FILE", help="arr_0, uint8 [classes · per class, H, W, 3], mixed"
+    )
+    parser.set_defaults(command=_eval)
 
 
 def _eval(options: argparse.Namespace) -> None:

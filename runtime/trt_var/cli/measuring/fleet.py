@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trt_var.cli import options as arguments
 from trt_var.errors import UsageError
 
 if TYPE_CHECKING:
     from trt_var.bundle.manifest import Manifest
     from trt_var.serving.batching.times import Times
-    from trt_var.serving.fleet import Demand, Fleet
+    from trt_var.serving.fleet import Demand
 
 OBJECTIVE = re.compile(r"p(\d{1,2}(?:\.\d{1,2})?):(\d{1,4}(?:\.\d{1,4})?)")
 SIZES = tuple(1 << i for i in range(9))
@@ -28,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rate", type=float, metavar="R", help="requests a second, of one image each")
     quantile = "p95:2 is 95%% answered within 2 s of arrival (default: %(default)s)"
     group.add_argument("--objective", default="p95:2", metavar="pQ:S", help=quantile)
-    group.add_argument("--devices", metavar="GPU,GPU", help="as --device, several; or --report with times of your own")
+    group.add_argument("--devices", metavar="GPU,GPU,…", help="as --device, several; or --report with times of your own")
     share = "share of a device's peak rates that is reached (default: %(default)g; TensorRT and torch reach less than all)"
     group.add_argument("--of-peak", type=float, default=0.5, metavar="x", help=share)
     group.add_argument("--n-draft-floor", type=int, metavar="N", help="load may choose N down to this (default: it may not)")
@@ -39,42 +41,86 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(options: argparse.Namespace, manifest: Manifest) -> None:
-    """Print what each device needs.
+    """Print what each device needs, or all of it as JSON.
 
     Raises:
         UsageError: values out of range, or a demand that nothing meets.
     """
-    from trt_var.serving import fleet
-
     demand = _demand(options)
     levels = _levels(options, manifest)
     prices = dict(_prices(options.price))
-    share = f"{100 * demand.quantile:.4g} % of them within {demand.seconds:g} s"
-    print(f"{options.engines}: {demand.rate:g} images a second, {share}")
+    asked = {"engines": str(options.engines), "rate": demand.rate, "quantile": demand.quantile, "seconds": demand.seconds}
+    devices = (_device(options, manifest, demand, levels, prices, one) for one in _times(options, manifest, levels))
+    if options.json:
+        arguments.print_json({**asked, "devices": list(devices)})
+        return
+    print(f"{options.engines}: {demand.rate:g} images a second, {100 * demand.quantile:.4g} % within {demand.seconds:g} s")
     print("device          devices  N     batch  p50 s  p95 s  p99 s  busy  | one lost for 60 s: late, resent, spare")
-    for name, origin, times in _times(options, manifest, levels):
-        try:
-            found = fleet.least(manifest, times, demand, levels)
-        except UsageError as error:
-            print(f"{name:15} {error}")
-            continue
-        lost = fleet.failure(manifest, times, demand, found)
-        spare = f"{lost.spare}" if lost.spare is not None else f"more than {fleet.SPARES}"
-        print(f"{_row(name, found)}  | {lost.late:.1%}, {lost.resent}, {spare}")
-        print(f"{'':15} {origin}")
-        hours = fleet.day(manifest, times, demand, found) if options.day else [found.devices] * HOURS
-        if options.day:
-            told = f"{sum(hours)} device-hours a day, {HOURS * found.devices} if all stay on"
-            print(f"{'':15} by the hour: {' '.join(map(str, hours))}: {told}")
-        if name in prices:
-            images = 1000 * prices[name] * found.devices / (3600 * demand.rate)
-            print(f"{'':15} {prices[name] * sum(hours):.2f} a day; {images:.4g} a thousand images at full load")
+    for one in devices:
+        _print(one)
 
 
-def _row(name: str, found: Fleet) -> str:
-    n_draft = f"{found.mean_n:.3g}"
-    latency = "  ".join(f"{found.latency[share]:5.3g}" for share in (0.5, 0.95, 0.99))
-    return f"{name:15} {found.devices:7}  {n_draft:4}  {found.batch:5}  {latency}  {found.busy:4.0%}"
+def _device(
+    options: argparse.Namespace,
+    manifest: Manifest,
+    demand: Demand,
+    levels: tuple[int, ...],
+    prices: dict[str, float],
+    given: tuple[str, str, Times],
+) -> dict[str, Any]:
+    """What one kind of device needs; docs/reference/json.md says what the fields mean."""
+    from trt_var.serving import fleet
+
+    name, origin, times = given
+    try:
+        found = fleet.least(manifest, times, demand, levels)
+    except UsageError as error:
+        return {"device": name, "origin": origin, "error": str(error)}
+    lost = fleet.failure(manifest, times, demand, found)
+    hours = fleet.day(manifest, times, demand, found) if options.day else None
+    costs = None
+    if name in prices:
+        costs = {
+            "day": prices[name] * sum(hours or [found.devices] * HOURS),
+            "thousand_images": 1000 * prices[name] * found.devices / (3600 * demand.rate),
+        }
+    return {
+        "device": name,
+        "origin": origin,
+        "error": None,
+        "devices": found.devices,
+        "mean_n": found.mean_n,
+        "batch": found.batch,
+        "latency": {f"p{100 * share:g}": _finite(seconds) for share, seconds in found.latency.items()},
+        "busy": found.busy,
+        "lost": {"late": lost.late, "resent": lost.resent, "spare": lost.spare},
+        "hours": hours,
+        "costs": costs,
+    }
+
+
+def _finite(seconds: float) -> float | None:
+    """JSON has no infinity; it is what refused requests wait."""
+    return seconds if math.isfinite(seconds) else None
+
+
+def _print(one: dict[str, Any]) -> None:
+    from trt_var.serving import fleet
+
+    if one["error"]:
+        print(f"{one['device']:15} {one['error']}")
+        return
+    latency = "  ".join(f"{math.inf if seconds is None else seconds:5.3g}" for seconds in one["latency"].values())
+    row = f"{one['device']:15} {one['devices']:7}  {one['mean_n']:<4.3g}  {one['batch']:5}  {latency}  {one['busy']:4.0%}"
+    lost = one["lost"]
+    spare = f"more than {fleet.SPARES}" if lost["spare"] is None else lost["spare"]
+    print(f"{row}  | {lost['late']:.1%}, {lost['resent']}, {spare}")
+    print(f"{'':15} {one['origin']}")
+    if hours := one["hours"]:
+        told = f"{sum(hours)} device-hours a day, {HOURS * one['devices']} if all stay on"
+        print(f"{'':15} by the hour: {' '.join(map(str, hours))}: {told}")
+    if costs := one["costs"]:
+        print(f"{'':15} {costs['day']:.2f} a day; {costs['thousand_images']:.4g} a thousand images at full load")
 
 
 def _demand(options: argparse.Namespace) -> Demand:

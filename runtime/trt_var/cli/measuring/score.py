@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trt_var.cli import options as arguments
 from trt_var.errors import UsageError
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from trt_var.requests.results import Scores
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="how likely pictures are under classes: a classifier, or a sieve for data",
-        description="Encode pictures into tokens, and let the models judge them under each class, without guidance: the "
-        "log-likelihood, in nats and bits a token. The class under which a picture is the likeliest is what the models take "
-        "it for. Example: trt-var score --engines digits --top 3 seven.png",
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Encode pictures into tokens, and let the models judge them under each class, without guidance: the log-likelihood, "
+        "in nats and bits a token. The class under which a picture is the likeliest is what the models take it for.",
+        "score --engines digits --top 3 seven.png",
+        "score photo.png other.jpg --labels otter,207 --json   # every figure, for a program",
     )
     accepted = "PNG, JPEG or WebP; centre-cropped and resized to what the models draw"
     parser.add_argument("images", type=expanded, nargs="+", metavar="FILE", help=accepted)
     arguments.add_engines(parser)
     parser.add_argument("--labels", metavar="A,B,…", help="class numbers or names (default: all classes)")
-    parser.add_argument("--n-draft", type=int, metavar="N", help="scales that the drafter judges (default: all but two)")
+    arguments.add_n_draft(parser, "scales that the drafter judges (default: all but two)")
+    arguments.add_batch_size(parser, what="pictures with classes at once")
     parser.add_argument("--top", type=int, default=5, metavar="n", help="the likeliest so many are shown (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="B", help="pictures with classes at once (default: 8)")
-    parser.add_argument("--json", action="store_true", help="all of it as JSON")
-    parser.set_defaults(command=_score, name=name)
+    arguments.add_json(parser)
+    parser.set_defaults(command=_score)
 
 
 def _score(options: argparse.Namespace) -> None:

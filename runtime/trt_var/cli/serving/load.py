@@ -23,25 +23,26 @@ if TYPE_CHECKING:
 DURATION, GRACE, MAX_PATIENCE, MAX_KEEP = 10.0, 30.0, 3600.0, 65_536.0
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="offer requests to a running service at given rates; latency, goodput, errors",
-        description="Send requests to a trt-var service when they are due, whatever became of those before (open loop). "
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Send requests to a trt-var service when they are due, whatever became of those before (open loop). "
         "Latency counts from when a request was due. Several rates run one after another. Prints Markdown.",
+        "load http://127.0.0.1:8080 --rate 2,4,8 --duration 30 --objective 2 --out load.json",
+        "load http://127.0.0.1:8080 --requests 200 --n-draft auto --stream 0.2 --verify digits",
     )
     parser.add_argument("url", metavar="URL", help="http://HOST:PORT of trt-var serve")
     _add_arrivals(parser)
     _add_mix(parser)
     parser.add_argument("--api-key-file", type=expanded, metavar="FILE", help="holds the key, or 'name key', on a line")
-    parser.add_argument("--timeout", type=float, metavar="S", help="sent with each request as its deadline")
+    parser.add_argument("--timeout", type=float, metavar="s", help="sent with each request as its deadline")
     parser.add_argument(
         "--patience",
         type=float,
-        metavar="S",
+        metavar="s",
         help=f"seconds until a request is given up as lost (default: 60, or --timeout and {GRACE:g})",
     )
-    parser.add_argument("--objective", type=float, metavar="S", help="latency within which an answer counts for goodput")
+    parser.add_argument("--objective", type=float, metavar="s", help="latency within which an answer counts for goodput")
     kept = "megabytes of answers that are read after the run alone, and compared by --verify (default: 1024)"
     parser.add_argument("--keep", type=float, default=1024.0, metavar="MB", help=kept)
     parser.add_argument(
@@ -56,19 +57,18 @@ def add(subparsers: Any, name: str) -> None:
     parser.add_argument("--out", type=expanded, metavar="FILE", help="all numbers as JSON")
     plots = "latency and goodput over the rate, or of a single rate its course; needs trt-var[bench]"
     parser.add_argument("--plot", type=expanded, metavar="FILE", help=plots)
-    parser.set_defaults(command=_load, name=name)
+    parser.set_defaults(command=_load)
 
 
 def _add_arrivals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--rate", type=_rates, default=(10.0,), metavar="R[,R…]", help="requests a second, one after another (default: 10)"
+        "--rate", type=_rates, default=(10.0,), metavar="R,R,…", help="requests a second, one after another (default: 10)"
     )
-    parser.add_argument("--duration", type=float, metavar="S", help=f"seconds of each rate (default: {DURATION:g})")
+    parser.add_argument("--duration", type=float, metavar="s", help=f"seconds of each rate (default: {DURATION:g})")
     parser.add_argument("--requests", type=int, metavar="n", help="so many of each rate, instead of --duration")
     bursts = "shape of the gamma distribution of intervals; 1: Poisson, less: in bursts, more: evenly (default: 1)"
     parser.add_argument("--burstiness", type=float, default=1.0, metavar="k", help=bursts)
-    seed = "of schedule and mix; image i has seed S + i (default: 0)"
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help=seed)
+    arguments.add_seed(parser, "of schedule and mix; image i has seed S + i")
 
 
 def _add_mix(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def _add_mix(parser: argparse.ArgumentParser) -> None:
         "--n-draft",
         type=_n_drafts,
         default=((None, 1.0),),
-        metavar="N[:w][,…]",
+        metavar="N[:w],…",
         help="numbers, auto, or ranges such as 2-5, with weights: 4:3,2-5:1 (default: what the service takes)",
     )
     parser.add_argument(
@@ -86,7 +86,7 @@ def _add_mix(parser: argparse.ArgumentParser) -> None:
         help="""settings, such as '{"cfg": 0, "temperature": 1.1}' or '{"preset": "code"}'; of several, each as often""",
     )
     parser.add_argument(
-        "--images", type=_counts, default=((1, 1.0),), metavar="n[:w][,…]", help="a request, with weights (default: 1)"
+        "--images", type=_counts, default=((1, 1.0),), metavar="n[:w],…", help="a request, with weights (default: 1)"
     )
     parser.add_argument("--stream", type=float, default=0.0, metavar="SHARE", help="of requests that stream, one image each")
     parser.add_argument("--partial-images", type=int, default=2, metavar="n", help="previews of a stream (default: 2)")
@@ -94,7 +94,7 @@ def _add_mix(parser: argparse.ArgumentParser) -> None:
         "--disconnect", type=float, default=0.0, metavar="SHARE", help="of clients that go before the answer"
     )
     after = "seconds after which they go at most (default: twice what an image takes)"
-    parser.add_argument("--disconnect-after", type=float, metavar="S", help=after)
+    parser.add_argument("--disconnect-after", type=float, metavar="s", help=after)
     parser.add_argument("--rubbish", type=float, default=0.0, metavar="SHARE", help="of invalid bodies; expected answer 4xx")
     parser.add_argument("--format", choices=("png", "jpeg", "webp"), default="png", help="of the pictures (default: png)")
 

@@ -34,13 +34,15 @@ GAINS = "onnxruntime"  # OpenVINO draws less side by side (docs/serving.md has f
 USUAL_BESIDE, MOST_BESIDE = 4, 64
 
 
-def add(subparsers: Any, name: str) -> None:
-    parser = subparsers.add_parser(
-        name,
-        help="an HTTP service: OpenAI's image API, the Open Inference Protocol, a page to try it",
-        description="Serve a bundle over HTTP. Requests of all clients share batches; every picture is the one that "
-        "trt-var run draws. Speaks OpenAI's image API (also as a stream of previews), the Open Inference Protocol, "
-        "and has a page at /. Ends on SIGTERM or Ctrl-C after everything accepted has been answered (docs/serving.md).",
+def add(parser: argparse.ArgumentParser, name: str) -> None:
+    arguments.describe(
+        parser,
+        "Serve a bundle over HTTP. Requests of all clients share batches; every picture is the one that trt-var run draws. "
+        "Speaks OpenAI's image API (also as a stream of previews), the Open Inference Protocol, and has a page at /. Ends "
+        "on SIGTERM or Ctrl-C after everything accepted has been answered (docs/serving.md).",
+        "serve --engines digits --n-draft auto            # http://127.0.0.1:8080",
+        "serve --host 0.0.0.0 --api-key-file keys.txt --key-rate 2 --n-draft auto --target-latency 2",
+        "serve --ray local --replicas 2                   # docs/scale.md",
     )
     arguments.add_engines(parser)
     _add_process(parser)
@@ -52,7 +54,7 @@ def add(subparsers: Any, name: str) -> None:
         "--max-images", type=int, default=10, metavar="n", help="a request may ask for (default: %(default)s)"
     )
     parser.add_argument("--no-page", action="store_true", help="no page at /")
-    parser.set_defaults(command=_serve, name=name)
+    parser.set_defaults(command=_serve)
 
 
 def _add_process(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +75,7 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("access")
     keys = "API keys, a line 'name key' each; read again on SIGHUP. Without it anyone who reaches the port may ask"
     group.add_argument("--api-key-file", type=expanded, metavar="FILE", help=keys)
-    group.add_argument("--key-rate", type=float, metavar="r", help="images a second that each key may ask for")
+    group.add_argument("--key-rate", type=float, metavar="R", help="images a second that each key may ask for")
     group.add_argument("--key-images", type=int, metavar="n", help="images that each key may have under way")
     group.add_argument("--insecure", action="store_true", help="listen beyond this machine without keys")
     hosts = "a name that the service answers to (Host); any if none is given, but on 127.0.0.1 localhost alone"
@@ -90,9 +92,8 @@ def _add_batching(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--n-draft-floor", type=int, metavar="N", help="with auto, the least (default: the least it serves)")
     target = "seconds from arrival to answer that auto lowers N for (default: %(default)g)"
     group.add_argument("--target-latency", type=float, default=1.0, metavar="s", help=target)
-    group.add_argument(
-        "--batch", type=int, metavar="n", help="images drawn together at most (default: measured at the start)"
-    )
+    together = "images drawn together at most (default: measured at the start)"
+    group.add_argument("--batch-size", "--batch", dest="batch", type=int, metavar="B", help=together)
     beside = (
         "engines that share the cores of a CPU (default: one a core, at most 4, for small bundles on ONNX Runtime; else 1, "
         "and with --batch-invariant)"

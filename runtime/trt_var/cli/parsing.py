@@ -1,0 +1,82 @@
+"""Parsers that import a command once it is asked for, complain in one line, and list the commands by task."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from typing import Any, NoReturn
+
+from trt_var.cli.commands import COMMANDS
+from trt_var.cli.progress import RED, painted
+
+USAGE = 2  # exit code of what cannot be meant
+
+
+class Formatter(argparse.HelpFormatter):
+    """Wraps what is said in one line, and leaves lines of examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:  # where RawDescriptionHelpFormatter differs, too
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """One-line errors."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=Formatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{painted(f'{self.prog}:', RED, sys.stderr)} {message}; see {self.prog} --help\n")
+
+
+class Lazy(Parser):
+    """A command's, whose options are there once it parses, so that one command does not wait for the others."""
+
+    def __init__(self, command: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.set_defaults(name=command)
+        self._wanting = command
+
+    def fill(self) -> None:
+        """Have the command's module add its options."""
+        name, self._wanting = self._wanting, ""
+        if name:
+            importlib.import_module(f"trt_var.cli.{COMMANDS[name].module}").add(self, name)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.fill()
+        return super().parse_known_args(args, namespace)
+
+
+class Main(Parser):
+    """The commands by task, in its help."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        made = self.add_subparsers(required=True, metavar="COMMAND", parser_class=Lazy)
+        self.commands: dict[str, Lazy] = {
+            name: made.add_parser(name, command=name, help=one.help) for name, one in COMMANDS.items()
+        }
+
+    def format_help(self) -> str:
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, [])
+        formatter.add_text(self.description)
+        for task in dict.fromkeys(one.task for one in COMMANDS.values()):
+            formatter.start_section(task)
+            for name, one in COMMANDS.items():
+                if one.task == task:
+                    formatter.add_argument(argparse.Action([], name, help=one.help, metavar=name))
+            formatter.end_section()
+        formatter.start_section("options")
+        formatter.add_arguments(action for action in self._actions if action.option_strings)
+        formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+    def filled(self) -> Main:
+        """Itself, with the options of every command."""
+        for command in self.commands.values():
+            command.fill()
+        return self
