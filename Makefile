@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 DIGITS := examples/digits/weights
 WAITING := tests/runtime/serving tests/runtime/bulk
 
-.PHONY: demo digits test rtx lint docs clean
+.PHONY: demo digits test rtx lint docs package release clean
 
 demo: $(VENV)/.ready
 	$(BIN)/trt-var build --drafter $(DIGITS)/drafter.safetensors --refiner $(DIGITS)/refiner.safetensors \
@@ -46,6 +46,19 @@ lint: $(VENV)/.ready
 # the documentation site: strict, so that broken links, stale command lines and undocumented names fail
 docs: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# dist/: sdist and wheel, checked, and drawn with in an environment of their own; PYTHONS="python3.10 python3.14": in one of each
+package: $(VENV)/.ready
+	$(BIN)/python release/distributions.py $(addprefix --python ,$(PYTHONS))
+
+# a version that is ready, after everything that must pass; publishes nothing, says how
+release: $(VENV)/.rtx
+	$(BIN)/python release/readiness.py
+	$(MAKE) lint
+	$(MAKE) docs
+	$(MAKE) test
+	$(MAKE) package
+	$(BIN)/python release/readiness.py --how
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
