@@ -66,7 +66,9 @@ class Pipeline(Opened):
         """Open a bundle and check it.
 
         Args:
-            path: the bundle's folder, or ``digits`` for the one inside the package.
+            path: the bundle's folder, or ``digits`` for the one inside the package; or an address on the Hugging Face hub,
+                ``hf://owner/name``, ``hf://owner/name@revision`` or ``hf://owner/name@revision/folder``: what its manifest
+                names is fetched into the hub's cache (extra ``hub``; docs/bundle.md).
             backend: ``auto``, ``tensorrt``, ``openvino`` or ``onnxruntime``; or ``exact``, float32 arithmetic on ONNX
                 Runtime's CPU provider, what the golden vectors of the published models are compared with.
             batch_invariant: draw every image by itself, so that it is the same whatever is asked for beside it, in any
@@ -79,14 +81,14 @@ class Pipeline(Opened):
 
         Raises:
             UsageError: a number out of range.
-            BundleError: missing, damaged or newer bundle.
+            BundleError: missing, damaged or newer bundle, or one that cannot be fetched.
             BackendError: the backend is not usable here, or not exact for this bundle.
         """
         bundle = Bundle.open(path, verify=verify)
         wishes = Wishes(threads, keep_compiled)
         pipeline = cls(bundle, backends.create(backend, bundle, wishes), batch_invariant=batch_invariant)
         pipeline._origin = Origin.of(bundle, backend, batch_invariant, wishes)
-        log.info("%s on %s", path, pipeline.backend)
+        log.info("%s on %s", bundle.source or path, pipeline.backend)
         if warm is not None:
             pipeline.warm(*warm)
         return pipeline

@@ -28,20 +28,21 @@ class Origin:
     """What a pipeline was loaded with.
 
     Attributes:
-        path: the bundle's folder, absolute; None for the digits inside the package, wherever that is installed.
+        path: the bundle's folder, absolute, or its address on the hub, with the commit; None for the digits inside the
+            package, wherever that is installed.
         backend: as it was asked for, ``auto`` too.
         batch_invariant: whether images are drawn one by one.
         wishes: what was asked of an engine on a CPU.
     """
 
-    path: Path | None
+    path: Path | str | None
     backend: str
     batch_invariant: bool = False
     wishes: Wishes = NO_WISHES
 
     @classmethod
     def of(cls, bundle: Bundle, backend: str, batch_invariant: bool, wishes: Wishes = NO_WISHES) -> Origin:
-        path = None if is_packaged(bundle.path, DIGITS) else bundle.path.absolute()
+        path = None if is_packaged(bundle.path, DIGITS) else bundle.source or bundle.path.absolute()
         return cls(path, backend, batch_invariant, wishes)
 
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from trt_var.backends.failures import reason
 from trt_var.backends.installed import trouble
+from trt_var.bundle.hub.client import advice, said
 from trt_var.errors import CheckpointError
 
-PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
-TIMEOUTS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
-CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 INSTALL = "pip install 'trt-var[export]'"
 SHOWN = 5  # revisions
 
@@ -32,44 +26,16 @@ def fetch(repository: str, revision: str, name: str) -> Path:
         return Path(hf_hub_download(repository, name, revision=revision))
     except Exception as error:
         raise CheckpointError(
-            f"cannot fetch {name} of {repository} at revision {revision[:12]} ({_reason(error)}); {_advice()}, "
+            f"cannot fetch {name} of {repository} at revision {revision[:12]} ({_reason(error)}); {advice()}, "
             f"give a file{_cached(repository, name)}, or random:d16 to try without weights"
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """The first line, without passwords; of what lies below where the hub only says that something did."""
+    """In one line; of a client that cannot be imported also how to install it."""
     if isinstance(error, ImportError) and (error.name or "").startswith("huggingface_hub"):
         return f"huggingface_hub {trouble(error, ('huggingface_hub',), INSTALL)}"
-    below = error.__cause__ if type(error).__name__ == "LocalEntryNotFoundError" else None
-    said = reason(below or error)
-    for setting in (*PROXIES, "HF_ENDPOINT"):
-        if value := os.environ.get(setting):
-            said = said.replace(value, _without_password(value))
-    return said
-
-
-def _advice() -> str:
-    """The settings in force, and what is wrong with those that look wrong."""
-    found = [*_endpoint(), *(f"{name}={_without_password(value)}" for name in PROXIES if (value := os.environ.get(name)))]
-    if offline := os.environ.get("HF_HUB_OFFLINE"):
-        found.append(f"HF_HUB_OFFLINE={offline}")
-    values = {name: os.environ[name] for name in (*TIMEOUTS, *CERTIFICATES) if os.environ.get(name)}
-    found += [f"{name}={values[name]} (expected seconds)" for name in TIMEOUTS if not values.get(name, "0").isdecimal()]
-    found += [
-        f"{name}={path} (not there)" for name, path in values.items() if name in CERTIFICATES and not Path(path).exists()
-    ]
-    return f"check {', '.join(found)}" if found else "check the network and HF_HUB_OFFLINE"
-
-
-def _endpoint() -> Iterator[str]:
-    if (value := os.environ.get("HF_ENDPOINT")) is not None:
-        wrong = "" if re.match(r"https?://[^/]", value) else " (expected an address that begins with https://)"
-        yield f"HF_ENDPOINT={_without_password(value)}{wrong}"
-
-
-def _without_password(value: str) -> str:
-    return re.sub(r"^(\w+://)?.*@", r"\1…@", value, flags=re.DOTALL)
+    return said(error)
 
 
 def _cached(repository: str, name: str) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from trt_var.bundle import external
 from trt_var.bundle import manifest as manifests
+from trt_var.bundle.hub.address import is_address, parsed
 from trt_var.bundle.manifest import Graph, Manifest, Role
 from trt_var.bundle.packaged import packaged
 from trt_var.bundle.verified import Stamp, Verified
@@ -37,11 +38,13 @@ class Bundle:
         path: the folder.
         manifest: its checked description.
         schedule: the patch sides as a Schedule.
+        source: the address that it was fetched from, with the commit; None for a folder.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, verify: bool = False) -> None:
+    def __init__(self, path: Path, manifest: Manifest, verify: bool = False, source: str | None = None) -> None:
         self.path = path
         self.manifest = manifest
+        self.source = source
         self.schedule = Schedule(manifest.schedule)
         self._verified = Verified(path, trusted=not verify)
         self._checked: set[str] = set()
@@ -53,12 +56,20 @@ class Bundle:
 
         Args:
             path: a bundle's folder, or ``digits``, the one inside the package, where no folder has that name; ``~`` is
-                written out, and a link followed once, so that what is read later is of the same bundle.
+                written out, and a link followed once, so that what is read later is of the same bundle. Or an address on
+                the hub, ``hf://owner/name@revision/folder``, of which the last two may be left out (docs/bundle.md).
             verify: hash large files even if they are as they were when they were last found whole (see ``verified``).
 
         Raises:
-            BundleError: no bundle there, a newer schema, a file missing or of another size.
+            BundleError: no bundle there, a newer schema, a file missing or of another size; or it cannot be fetched.
+            UsageError: an address of another form.
         """
+        source = None
+        if is_address(path):
+            from trt_var.bundle.hub.fetching import fetch  # for those who name an address
+
+            path, address = fetch(parsed(path))
+            source = str(address)
         path = expanded(path)
         try:
             if not path.exists() and path == Path("digits"):
@@ -70,7 +81,7 @@ class Bundle:
                 )
             if file.stat().st_size > manifests.MAX_BYTES:
                 raise BundleError(f"{file} is larger than {manifests.MAX_BYTES} bytes: not a manifest")
-            bundle = cls(followed(path), manifests.decode(file.read_bytes(), str(file)), verify)
+            bundle = cls(followed(path), manifests.decode(file.read_bytes(), str(file)), verify, source)
             for name in bundle.manifest.files:
                 bundle._check_size(name)
         except OSError as error:
@@ -97,9 +108,10 @@ class Bundle:
                 before = Stamp.of(path)
                 found = file_sha256(path)
                 if found != expected:
-                    raise BundleError(
-                        f"{path} was altered: sha256 {found[:12]}…, expected {expected[:12]}…; copy the bundle again"
+                    again = (
+                        f"remove {path.resolve()} and load {self.source} again" if self.source else "copy the bundle again"
                     )
+                    raise BundleError(f"{path} was altered: sha256 {found[:12]}…, expected {expected[:12]}…; {again}")
                 self._verified.keep("sha256", path, expected, before)
             self._checked.add(name)
         return path

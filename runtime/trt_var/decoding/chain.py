@@ -24,7 +24,10 @@ class Transformer:
 
 @dataclass(frozen=True)
 class Chain:
-    """Everything that one decoding needs, loaded on one backend; with ``smooth`` graphs, step graphs that return logits."""
+    """Everything that one decoding needs, loaded on one backend; with ``smooth`` graphs, step graphs that return logits.
+
+    ``source`` is the address on the hub that the bundle was fetched from.
+    """
 
     backend: Backend
     manifest: Manifest
@@ -32,3 +35,4 @@ class Chain:
     quantiser: tuple[Graph, ...]
     decoder: Graph
     smooth: tuple[Graph, ...] = ()
+    source: str | None = None

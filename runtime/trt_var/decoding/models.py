@@ -41,7 +41,7 @@ class Models:
         self._lock = threading.Lock()
         self._conditions, self._graphs = {}, {}
         if self._bundle:
-            self._bundle = Bundle(self._bundle.path, self._bundle.manifest)
+            self._bundle = Bundle(self._bundle.path, self._bundle.manifest, source=self._bundle.source)
 
     def close(self) -> None:
         """Release them; passes that are under way finish."""
@@ -86,7 +86,7 @@ class Models:
             decoder = self._decoder(loaders)
             smoothing = tuple(self._load(graph, loaders, exact=True) for graph in manifest.smooth or () if smooth)
             loaders.end()
-        return Chain(self.backend, manifest, loaded, quantiser, decoder, smoothing)
+        return Chain(self.backend, manifest, loaded, quantiser, decoder, smoothing, bundle.source)
 
     def renderer(self) -> Chain:
         """A chain of the decoder alone. Errors as of ``chain``."""

@@ -35,6 +35,7 @@ class Provenance:
         batch_invariant: whether each was drawn alone by request, so that it depends on none beside it.
         given: what else went in and is not recorded here: an image and a mask, or tokens.
         generator: the version that drew.
+        source: the address on the hub that the bundle was fetched from, with the commit; None for a folder.
     """
 
     bundle: str
@@ -47,6 +48,7 @@ class Provenance:
     batch_invariant: bool = False
     given: str | None = None
     generator: str = ""
+    source: str | None = None
 
     def as_json(self) -> str:
         """As a JSON object, which ``from_json`` reads."""
@@ -90,6 +92,7 @@ def provenance_of(chain: Chain, run: Run, batch_size: int, alone: bool) -> Prove
         batch_invariant=alone,
         given=given,
         generator=_generator(),
+        source=chain.source,
     )
 
 

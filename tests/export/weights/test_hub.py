@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from trt_var.bundle.hub.client import CERTIFICATES, PROXIES, TIMEOUTS
 from trt_var.errors import CheckpointError
 from trt_var_export.weights import hub
 
-NAMES = (*hub.PROXIES, *hub.TIMEOUTS, *hub.CERTIFICATES, "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE")
+NAMES = (*PROXIES, *TIMEOUTS, *CERTIFICATES, "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE")
 SCRIPT = """
 import sys
 from trt_var.errors import CheckpointError

@@ -29,11 +29,12 @@ class Source:
     """What every machine opens.
 
     Attributes:
-        path: the bundle's folder, absolute and with its links as they are; None for the digits inside the package.
+        path: the bundle's folder, absolute and with its links as they are, or its address on the hub, with the commit; None
+            for the digits inside the package.
         backend, batch_invariant, threads, keep_compiled, verify: see ``Pipeline.load``.
     """
 
-    path: Path | None
+    path: Path | str | None
     backend: str = "auto"
     batch_invariant: bool = False
     threads: int | None = None
@@ -44,11 +45,12 @@ class Source:
     def of(cls, engines: AnyPath, bundle: Bundle, backend: str = "auto") -> Source:
         """The bundle that was opened under a path."""
         own = is_packaged(bundle.path, DIGITS)
-        return cls(None if own else Path(os.path.abspath(expanded(engines))), backend)  # noqa: PTH100 - links stay
+        place = bundle.source or Path(os.path.abspath(expanded(engines)))  # noqa: PTH100 - links stay
+        return cls(None if own else place, backend)
 
     @property
-    def folder(self) -> Path:
-        """Where the bundle is on this machine.
+    def folder(self) -> Path | str:
+        """Where the bundle is on this machine, or its address.
 
         Raises:
             OSError: see ``packaged``.

@@ -1,0 +1,1 @@
+"""Bundles on the Hugging Face hub: their addresses, fetching them. Nothing here is imported where no address is given."""
