@@ -45,7 +45,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_command_and_option_is_there(site: Path) -> None:
     page = (site / "reference/command-line.html").read_text("utf-8")
-    for name, command in parsers.commands(cli._parser()).items():
+    for name, command in parsers.commands(cli.parser()).items():
         assert f'id="trt-var-{name}"' in page, name
         part = page.partition(f'id="trt-var-{name}"')[2].partition("<h2")[0]
         for action in command._actions:

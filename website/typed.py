@@ -36,7 +36,7 @@ def problems(text: str) -> Iterator[str]:
             said = io.StringIO()
             try:
                 with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-                    cli._parser().parse_args(words[1:])
+                    cli.parser().parse_args(words[1:])
             except SystemExit as stop:
                 if stop.code and "required" not in said.getvalue():  # shortened in running text
                     yield f"{' '.join(words)}: {said.getvalue().strip()}"

@@ -33,4 +33,13 @@ COMMANDS = {
     "bench": Command("measure", "measuring.bench", "latency, throughput and memory, with tables and plots"),
     "eval": Command("measure", "measuring.evaluate", "image quality and agreement; samples for published evaluators"),
     "score": Command("measure", "measuring.score", "how likely pictures are under classes"),
+    "completion": Command("set up", "shell.completion", "have a shell complete commands, options and files"),
 }
+
+
+def tasks() -> dict[str, list[str]]:
+    """The commands' names by task."""
+    found: dict[str, list[str]] = {}
+    for name, one in COMMANDS.items():
+        found.setdefault(one.task, []).append(name)
+    return found

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     command = "trt-var"
     try:
-        options = _parser().parse_args(arguments)
+        options = parser().parse_args(arguments)
         command = f"trt-var {options.name}"
         with messages.shown(options.verbose), terminable():
             options.command(options)
@@ -84,20 +84,21 @@ def _flushed(code: str | int | None) -> str | int | None:
     return code
 
 
-def _parser() -> Main:
-    parser = Main(
+def parser() -> Main:
+    """The parser; its commands have their options once one of them parses, or all of them after ``filled``."""
+    made = Main(
         prog="trt-var",
-        description="Class-conditional images from VAR models with Collaborative Decoding, without PyTorch at run time.",
+        description="Class-conditional images from VAR models with Collaborative Decoding, without PyTorch at run time. "
+        "trt-var COMMAND --help has the options and examples of a command.",
         epilog="\n".join(
             (
                 "first steps:",
                 "  trt-var demo                                    # a grid of digits, without any download",
                 "  trt-var build --drafter d30 --refiner d16       # the released pair → engines/d30-d16",
                 '  trt-var run --labels "golden retriever,360"     # → grid.png',
-                "trt-var COMMAND --help has the options and examples of a command.",
             )
         ),
     )
-    parser.add_argument("--version", action="version", version=f"trt-var {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what is chosen and done")
-    return parser
+    made.add_argument("--version", action="version", version=f"trt-var {__version__}")
+    made.add_argument("-v", "--verbose", action="store_true", help="say what is chosen and done")
+    return made

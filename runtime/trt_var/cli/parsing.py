@@ -7,7 +7,7 @@ import importlib
 import sys
 from typing import Any, NoReturn
 
-from trt_var.cli.commands import COMMANDS
+from trt_var.cli.commands import COMMANDS, tasks
 from trt_var.cli.progress import RED, painted
 
 USAGE = 2  # exit code of what cannot be meant
@@ -63,11 +63,9 @@ class Main(Parser):
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, self._actions, [])
         formatter.add_text(self.description)
-        for task in dict.fromkeys(one.task for one in COMMANDS.values()):
+        for task, names in tasks().items():
             formatter.start_section(task)
-            for name, one in COMMANDS.items():
-                if one.task == task:
-                    formatter.add_argument(argparse.Action([], name, help=one.help, metavar=name))
+            formatter.add_arguments(argparse.Action([], name, help=COMMANDS[name].help, metavar=name) for name in names)
             formatter.end_section()
         formatter.start_section("options")
         formatter.add_arguments(action for action in self._actions if action.option_strings)

@@ -84,7 +84,7 @@ def test_every_route_of_a_query_is_one_that_draws() -> None:
 
 def options_of_serve(capsys: pytest.CaptureFixture[str]) -> set[str]:
     with pytest.raises(SystemExit):
-        cli._parser().parse_args(["serve", "--help"])
+        cli.parser().parse_args(["serve", "--help"])
     return set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
 
 
@@ -101,7 +101,7 @@ def commands() -> dict[str, list[str]]:
 
 def options_of(words: list[str]) -> argparse.Namespace:
     """Of a command, with variables as they are if not set."""
-    return cli._parser().parse_args(["serve", *(re.sub(r"\$\{\w+:-(.*?)\}", r"\1", word) for word in words)])
+    return cli.parser().parse_args(["serve", *(re.sub(r"\$\{\w+:-(.*?)\}", r"\1", word) for word in words)])
 
 
 def test_commands_can_be_meant(capsys: pytest.CaptureFixture[str]) -> None:
