@@ -6,8 +6,10 @@ The wheel has it as share/man/man1/trt-var.1 (hatch_build.py), where ``man trt-v
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from typing import NamedTuple
 
 from trt_var import __version__
@@ -66,8 +68,10 @@ def _spelled(action: argparse.Action) -> list[str]:
 def page() -> str:
     """The page, in man's macros of roff."""
     parser = main_parser().filled()
+    made = os.environ.get("SOURCE_DATE_EPOCH")  # a build's, so that the same sources give the same page
+    day = datetime.fromtimestamp(int(made), timezone.utc).date() if made else ""
     lines = [
-        f'.TH TRT\\-VAR 1 "" "trt\\-var {__version__}" "User Commands"',
+        f'.TH TRT\\-VAR 1 "{day}" "trt\\-var {__version__}" "User Commands"',
         ".SH NAME",
         "trt\\-var \\- VAR image models with Collaborative Decoding: build, draw, serve",
         ".SH SYNOPSIS",
