@@ -2,7 +2,7 @@
 
     python release/distributions.py [--python python3.10 --python python3.14]
 
-Both are built twice, and must be the same bytes; the wheel is installed with its engines into an environment of its own for every
+Both are built twice, and must be the same bytes; the wheel is installed with its engines into a fresh environment of every
 interpreter that is named, and draws there. Nothing is uploaded.
 """
 
