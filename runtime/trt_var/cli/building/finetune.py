@@ -43,7 +43,9 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
         "embeddings begin anew, all else is kept",
     )
     parser.add_argument(
+        "--check-pictures",
         "--verify",
+        dest="verify",
         choices=("quick", "full"),
         default="quick",
         help="how all pictures are looked at before the first step: headers and ends of the files (quick, the default: "

@@ -25,7 +25,10 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
         "info grid.png   # how it was made",
     )
     parser.add_argument(
-        "bundle", type=expanded, metavar="DIR", help="the bundle's folder, or digits; or a drawn picture: how it was made"
+        "bundle",
+        type=expanded,
+        metavar="DIR|FILE",
+        help="the bundle's folder, or digits; or a drawn picture: how it was made",
     )
     arguments.add_json(parser)
     parser.set_defaults(command=_info)

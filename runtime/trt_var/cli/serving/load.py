@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
         "Send requests to a trt-var service when they are due, whatever became of those before (open loop). "
         "Latency counts from when a request was due. Several rates run one after another. Prints Markdown.",
         "load http://127.0.0.1:8080 --rate 2,4,8 --duration 30 --objective 2 --out load.json",
-        "load http://127.0.0.1:8080 --requests 200 --n-draft auto --stream 0.2 --verify digits",
+        "load http://127.0.0.1:8080 --requests 200 --n-draft auto --stream 0.2 --against digits",
     )
     parser.add_argument("url", metavar="URL", help="http://HOST:PORT of trt-var serve")
     _add_arrivals(parser)
@@ -43,16 +43,18 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
         help=f"seconds until a request is given up as lost (default: 60, or --timeout and {GRACE:g})",
     )
     parser.add_argument("--objective", type=float, metavar="s", help="latency within which an answer counts for goodput")
-    kept = "megabytes of answers that are read after the run alone, and compared by --verify (default: 1024)"
+    kept = "megabytes of answers that are read after the run alone, and compared by --against (default: 1024)"
     parser.add_argument("--keep", type=float, default=1024.0, metavar="MB", help=kept)
     parser.add_argument(
+        "--against",
         "--verify",
+        dest="verify",
         type=expanded,
         metavar="DIR",
         help="afterwards, draw every returned picture with this bundle, which must be the one that is served, and compare",
     )
     parser.add_argument(
-        "--backend", choices=arguments.BACKENDS, default="auto", help="that --verify draws on (default: the service's)"
+        "--backend", choices=arguments.BACKENDS, default="auto", help="that --against draws on (default: the service's)"
     )
     parser.add_argument("--out", type=expanded, metavar="FILE", help="all numbers as JSON")
     plots = "latency and goodput over the rate, or of a single rate its course; needs trt-var[bench]"

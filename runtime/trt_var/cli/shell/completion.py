@@ -6,6 +6,7 @@ import argparse
 
 from trt_var.backends.installed import needed
 from trt_var.cli import options as arguments
+from trt_var.cli.commands import COMMANDS
 from trt_var.cli.parsing import Main
 
 SHELLS = ("bash", "zsh", "fish")
@@ -38,8 +39,9 @@ def script(parser: Main, shell: str) -> str:
     """
     with needed("completion needs shtab, which", ("shtab",), "pip install 'trt-var[completion]'"):
         import shtab
-    kinds = {"FILE": shtab.FILE, "MODEL": shtab.FILE, "N|FILE": shtab.FILE, "DIR": shtab.DIRECTORY}
-    for command in parser.filled().commands.values():
+    kinds = dict.fromkeys(("FILE", "DIR|FILE", "N|FILE", "MODEL"), shtab.FILE) | {"DIR": shtab.DIRECTORY}
+    for name, command in parser.filled().commands.items():
+        command.description = COMMANDS[name].help  # what shtab shows beside the name
         for action in command._actions:
             if action.metavar in kinds:
                 vars(action)["complete"] = kinds[action.metavar]  # where shtab looks

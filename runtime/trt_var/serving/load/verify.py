@@ -78,9 +78,9 @@ def check(manifest: Manifest, model: Model, mix: Mix) -> None:
         UsageError: another bundle, or pictures that lose something on their way.
     """
     if mix.output_format != "png":
-        raise UsageError(f"--verify compares pixels, which {mix.output_format} does not keep; use --format png")
+        raise UsageError(f"--against compares pixels, which {mix.output_format} does not keep; use --format png")
     if (tuple(manifest.schedule), manifest.classes) != (model.schedule, model.classes):
-        raise UsageError(f"--verify names another bundle than {model.id}, which is served: patch sides or classes differ")
+        raise UsageError(f"--against names another bundle than {model.id}, which is served: patch sides or classes differ")
     for given in mix.sampling:
         settings(given, manifest)
 

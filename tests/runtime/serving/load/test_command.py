@@ -230,7 +230,7 @@ def test_targets_are_looked_at_first(fake: Any, tmp_path: Path, capsys: pytest.C
 def test_another_bundle_is_served(fake: Any, capsys: pytest.CaptureFixture[str]) -> None:
     fake.model = fake.model | {"classes": 1000}
     assert main(["load", fake.url, "--verify", "digits"]) == 2
-    assert "--verify names another bundle than digits" in capsys.readouterr().err
+    assert "--against names another bundle than digits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
