@@ -78,8 +78,8 @@ def draw(wheel: Path, python: str, folder: Path) -> str:
     Returns:
         What the demonstration says.
     """
-    run(python, "-m", "venv", folder)
-    run(folder / "bin/python", "-m", "pip", "install", "--quiet", f"{wheel}[cpu]")
+    run(python, "-m", "venv", "--without-pip", folder)
+    run(sys.executable, "-m", "pip", "--python", folder / "bin/python", "install", "--quiet", f"{wheel}[cpu]")
     expected, said = f"trt-var {version(ROOT)}", run(folder / "bin/trt-var", "--version")
     if said != expected:
         raise SystemExit(f"the installed command says {said!r}; expected {expected!r}")

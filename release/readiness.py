@@ -47,8 +47,11 @@ def problems(root: Path) -> Iterator[str]:
         yield f"CHANGELOG.md has no heading '## {name} (YYYY-MM-DD)'; give the version its section and its date"
     if f"\nversion: {name}\n" not in (root / "CITATION.cff").read_text("utf-8"):
         yield f"CITATION.cff is of another version; expected 'version: {name}'"
-    if git(root, "tag", "--list", f"v{name}"):
-        yield f"there is a tag v{name}; raise __version__ in runtime/trt_var/__init__.py"
+    here = git(root, "tag", "--points-at", "HEAD", "--list", "v*").splitlines()
+    if git(root, "tag", "--list", f"v{name}") and f"v{name}" not in here:
+        yield f"the tag v{name} is on another commit; raise __version__ in runtime/trt_var/__init__.py"
+    if others := sorted({*here} - {f"v{name}"}):
+        yield f"this commit has the tag {', '.join(others)}, and is version {name}; expected v{name}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
