@@ -20,7 +20,7 @@ def pages() -> dict[str, str]:
     parts = [
         "# Command line",
         "Generated from the parsers of this version; `trt-var COMMAND --help` says the same, and so does the manual page, "
-        "`man trt-var`. [For programs and shells](../shell.md): `--json`, completion, colours, exit codes.",
+        "`man trt-var`. [For programs and shells](shell.md): `--json`, completion, colours, exit codes.",
         parser.description or "",
         *_options(parser),
         *_closing(parser),

@@ -25,6 +25,8 @@ COMMANDS = {
     "calibrate": Command("build", "building.calibrate", "a bundle with int8 products (needs trt-var[cpu,export])"),
     "engines": Command("build", "building.engines", "TensorRT engines of a bundle (needs trt-var[gpu] or [rtx])"),
     "finetune": Command("build", "building.finetune", "specialise a pair for one N (needs trt-var[train])"),
+    "card": Command("build", "building.card", "a model card of a bundle, from its own records"),
+    "push": Command("build", "building.push", "a bundle onto the Hugging Face hub (needs trt-var[hub])"),
     "serve": Command("serve", "serving.serve", "an HTTP service: OpenAI's image API, Open Inference Protocol"),
     "load": Command("serve", "serving.load", "offer requests to a running service, and measure it"),
     "backends": Command("inspect and plan", "measuring.backends", "what can run bundles on this machine"),

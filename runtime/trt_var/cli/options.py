@@ -85,7 +85,7 @@ def add_force(parser: argparse._ActionsContainer, what: str = "the bundle that i
 def add_json(
     parser: argparse._ActionsContainer, what: str = "one JSON object on standard output, and nothing else there"
 ) -> None:
-    """For programs; docs/reference/json.md has the fields."""
+    """For programs; docs/reference/shell.md has the fields."""
     parser.add_argument("--json", action="store_true", help=what)
 
 

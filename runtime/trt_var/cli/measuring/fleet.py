@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trt_var.cli import options as arguments
-from trt_var.errors import UsageError
+from trt_var.errors import DeadlineError, UsageError
 
 if TYPE_CHECKING:
     from trt_var.bundle.manifest import Manifest
@@ -68,13 +68,13 @@ def _device(
     prices: dict[str, float],
     given: tuple[str, str, Times],
 ) -> dict[str, Any]:
-    """What one kind of device needs; docs/reference/json.md says what the fields mean."""
+    """What one kind of device needs; docs/reference/shell.md says what the fields mean."""
     from trt_var.serving import fleet
 
     name, origin, times = given
     try:
         found = fleet.least(manifest, times, demand, levels)
-    except UsageError as error:
+    except (UsageError, DeadlineError) as error:
         return {"device": name, "origin": origin, "error": str(error)}
     lost = fleet.failure(manifest, times, demand, found)
     hours = fleet.day(manifest, times, demand, found) if options.day else None

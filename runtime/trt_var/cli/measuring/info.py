@@ -49,7 +49,7 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _described(bundle: Bundle) -> dict[str, Any]:
-    """What ``--json`` prints; docs/reference/json.md says what the fields mean."""
+    """What ``--json`` prints; docs/reference/shell.md says what the fields mean."""
     from trt_var.bundle.manifest import default_n_draft
     from trt_var.bundle.memory import need
 

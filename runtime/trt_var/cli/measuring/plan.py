@@ -67,7 +67,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _bounds(options: argparse.Namespace, manifest: Manifest) -> dict[str, Any]:
-    """What ``--json`` prints without targets; docs/reference/json.md says what the fields mean."""
+    """What ``--json`` prints without targets; docs/reference/shell.md says what the fields mean."""
     from trt_var.bench import plan
     from trt_var.bundle.manifest import default_n_draft
 
@@ -168,7 +168,7 @@ def _candidates(options: argparse.Namespace, manifest: Manifest) -> list[Candida
 
 
 def _chosen(choice: Choice, fids: dict[int, float]) -> dict[str, Any]:
-    """What ``--json`` prints with targets; docs/reference/json.md says what the fields mean."""
+    """What ``--json`` prints with targets; docs/reference/shell.md says what the fields mean."""
 
     def plain(one: Candidate) -> dict[str, Any]:
         return {**asdict(one), "rate": one.rate, "fid": fids.get(one.n_draft)}
