@@ -14,6 +14,7 @@ from string import Template
 from typing import Any
 
 import matplotlib.pyplot as plt
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
@@ -24,6 +25,7 @@ from train import DRAFTER, REFINER, SCHEDULE, VAE, Studio
 from trt_var.backends.base import Backend
 from trt_var.backends.choosing import create
 from trt_var.bundle.opening import Bundle
+from trt_var.bundle.sharing import figures
 from trt_var.decoding.sampling import preset
 from trt_var.pipeline import Pipeline
 from trt_var.quality.evaluation import Judge, measure, spread
@@ -118,26 +120,13 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
 
 def table(rows: list[dict[str, Any]], key: str) -> str:
-    head = f"| {key.replace('_', ' ')} | N | judged right | Fréchet distance | ms an image |\n|---|---|---|---|---|\n"
-    return head + "\n".join(
-        f"| {row[key]} | {row['n_draft']} | {_percent(row['accuracy'])} | {_both(row['frechet'], 1, 2)} "
-        f"| {_both(row['seconds'], 1000, 1)} |"
-        for row in rows
-    )
-
-
-def _percent(value: dict[str, float]) -> str:
-    return f"{value['mean']:.1%} ± {value['deviation'] * 100:.1f}"
-
-
-def _both(value: dict[str, float], factor: float, digits: int) -> str:
-    return f"{value['mean'] * factor:.{digits}f} ± {value['deviation'] * factor:.{digits}f}"
+    return figures.table(msgspec.convert(rows, list[figures.Row]), key)
 
 
 def write_texts(report: dict[str, Any], weights: Path) -> None:
     training = json.loads((weights / "training.json").read_text())
     stage_rows = "\n".join(
-        f"| {name} | {figures['steps']} | {figures['seconds']} | {figures['loss']} |" for name, figures in training.items()
+        f"| {name} | {stage['steps']} | {stage['seconds']} | {stage['loss']} |" for name, stage in training.items()
     )
     values = {
         **{
@@ -147,7 +136,7 @@ def write_texts(report: dict[str, Any], weights: Path) -> None:
         "backend": report["backend"],
         "backends": table(report["backends"], "backend"),
         "training": stage_rows,
-        "minutes": round(sum(figures["seconds"] for figures in training.values()) / 60),
+        "minutes": round(sum(stage["seconds"] for stage in training.values()) / 60),
         "judge": f"{report['judge_accuracy']:.1%}",
         "reconstruction": f"{report['reconstruction_accuracy']:.1%}",
         "floor": f"{report['real_digits_frechet']:.2f}",

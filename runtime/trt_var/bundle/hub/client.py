@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ def library() -> ModuleType:
     try:
         import huggingface_hub  # optional, and half a second: only for those who name an address
         import huggingface_hub.errors
+        import huggingface_hub.utils
 
         return huggingface_hub
     except Exception as error:  # importing it reads settings, too
@@ -45,11 +47,26 @@ def told(what: str, address: Address) -> Iterator[None]:
         BundleError: for whatever it raised.
     """
     try:
-        yield
+        with _quiet():
+            yield
     except TrtVarError:
         raise
     except Exception as error:
         raise BundleError(f"cannot {what} {address}: {_trouble(error, address)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The client's progress bars are for terminals; it draws them anywhere."""
+    bars = library().utils
+    switched = not bars.are_progress_bars_disabled() and not (sys.stderr and sys.stderr.isatty())
+    if switched:
+        bars.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if switched:
+            bars.enable_progress_bars()
 
 
 def is_final(error: Exception) -> bool:

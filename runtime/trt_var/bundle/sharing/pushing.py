@@ -1,0 +1,127 @@
+"""A bundle onto the hub: one commit, which is there whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trt_var.bundle import manifest as manifests
+from trt_var.bundle.hub.address import MAIN, Address, parsed
+from trt_var.bundle.hub.client import library, told
+from trt_var.bundle.manifest import Manifest, identity
+from trt_var.bundle.opening import Bundle
+from trt_var.bundle.sharing import card
+from trt_var.errors import BundleError, BundleExistsError, UsageError
+
+log = logging.getLogger(__name__)
+OWN = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.txt", "LICENSE.md", card.NAME}  # of any repository
+MAX_MESSAGE = 500
+
+
+@dataclass(frozen=True)
+class _There:
+    """What the hub has: the head of the branch, its files, the manifest of the bundle among them."""
+
+    commit: str
+    files: frozenset[str]
+    manifest: Manifest | None
+
+
+def push(bundle: Bundle, name: str, *, revision: str = MAIN, private: bool = False, message: str = "") -> Address:
+    """Upload the files that a bundle's manifest names, the manifest, and a model card where there is none.
+
+    Every file is hashed first. A bundle that is there is replaced, and files that only it named go; what else lies in the
+    repository stays. TensorRT engines belong to one machine and are not uploaded.
+
+    Args:
+        bundle: opened; with ``verify``, so that large files are hashed again.
+        name: ``owner/name``; made if it is not there.
+        revision: a branch; made if it is not there.
+        private: of a repository that is made.
+        message: of the commit.
+
+    Returns:
+        Its address at the commit, to be pinned.
+
+    Raises:
+        UsageError: the name or the revision cannot be one.
+        BundleError: the bundle is damaged, or the hub refuses.
+        BundleExistsError: the repository holds something else.
+    """
+    address = replace(_address(name), revision=revision)
+    if parsed(str(address)) != address or address.pinned:
+        raise UsageError(f"--revision {revision!r} is no branch; a commit cannot be written to")
+    if len(message) > MAX_MESSAGE or not message.isprintable():
+        raise UsageError(f"--message takes one line of at most {MAX_MESSAGE} characters")
+    bundle.verify()
+    hub = library()
+    with told("push to", address):
+        api = hub.HfApi()
+        there = _prepared(hub, api, address, private)
+        names = [*bundle.manifest.files, manifests.FILE_NAME]
+        given: dict[str, Any] = {one: bundle.path / one for one in names}
+        if card.NAME not in there.files:
+            own = bundle.path / card.NAME
+            given[card.NAME] = own if own.is_file() else card.card(bundle, f"hf://{address.repository}").encode()
+        former = {*there.manifest.files} if there.manifest else set()
+        made = api.create_commit(
+            address.repository,
+            [
+                *(hub.CommitOperationAdd(one, content) for one, content in given.items()),
+                *(hub.CommitOperationDelete(one) for one in sorted((former & there.files) - given.keys())),
+            ],
+            commit_message=message or f"Bundle {identity(bundle.manifest)[:12]}, {bundle.manifest.generator}",
+            revision=revision,
+            parent_commit=there.commit,
+        )
+    return address.at(made.oid)
+
+
+def _address(name: str) -> Address:
+    """Owner and name, and no more."""
+    address = parsed(f"hf://{name.removeprefix('hf://')}")
+    if address != Address(address.repository):
+        raise UsageError(f"{name[:200]!r} is no repository; expected owner/name, and --revision for a branch")
+    return address
+
+
+def _prepared(hub: Any, api: Any, address: Address, private: bool) -> _There:
+    """The branch, made where it is missing; nothing but a bundle lies there."""
+    try:
+        info = api.repo_info(address.repository, revision=address.revision)
+    except hub.errors.RevisionNotFoundError:
+        api.create_branch(address.repository, branch=address.revision)
+        info = api.repo_info(address.repository, revision=address.revision)
+    except hub.errors.GatedRepoError:
+        raise
+    except hub.errors.RepositoryNotFoundError:
+        api.create_repo(address.repository, private=private)
+        log.info("%s is new, %s", address.repository, "private" if private else "public")
+        if address.revision != MAIN:
+            api.create_branch(address.repository, branch=address.revision)
+        info = api.repo_info(address.repository, revision=address.revision)
+    files = frozenset(one.rfilename for one in info.siblings)
+    return _There(info.sha, files, _manifest(hub, address.at(info.sha), files))
+
+
+def _manifest(hub: Any, address: Address, files: frozenset[str]) -> Manifest | None:
+    """Of the bundle that is there.
+
+    Raises:
+        BundleExistsError: files, but no bundle.
+    """
+    if manifests.FILE_NAME not in files:
+        if others := sorted(files - OWN):
+            shown = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
+            raise BundleExistsError(f"{address} holds something else ({shown}); give another repository or --revision")
+        return None
+    path = Path(hub.hf_hub_download(address.repository, manifests.FILE_NAME, revision=address.revision))
+    try:
+        with path.open("rb") as file:
+            return manifests.decode(file.read(manifests.MAX_BYTES), f"{address}/{manifests.FILE_NAME}")
+    except BundleError as error:
+        raise BundleExistsError(
+            f"the manifest.json in {address} is none that this version reads, and is not replaced: {error}"
+        ) from error

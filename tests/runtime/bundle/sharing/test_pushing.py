@@ -1,0 +1,139 @@
+"""Bundles onto a hub on this machine, through the hub's own client, and back.
+
+Commits, branches and large files (git-lfs, basic transfer) are spoken as the client speaks them. The hub's newer storage,
+Xet, is not: the client has it switched off here, as HF_HUB_DISABLE_XET=1 does.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hubs import Hub, Repository
+from trt_var import BundleError, BundleExistsError, UsageError
+from trt_var.bundle.manifest import identity
+from trt_var.bundle.opening import PACKAGED, Bundle
+from trt_var.bundle.sharing.card import card
+from trt_var.bundle.sharing.pushing import push
+
+DIGITS = PACKAGED / "digits"
+NAME = "me/digits"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The digits, to be altered."""
+    return Path(shutil.copytree(DIGITS, tmp_path / "copy"))
+
+
+def writes(hub: Hub) -> list[str]:
+    return [one for one in hub.asked if one.startswith(("POST", "PUT")) and "paths-info" not in one]
+
+
+def test_there_and_back(hub: Hub) -> None:
+    bundle = Bundle.open("digits")
+    address = push(bundle, NAME, private=True)
+    repository = hub.repositories[NAME]
+    assert repository.private
+    assert address.pinned and repository.branches["main"] == address.revision
+    tree = repository.commits[address.revision]
+    assert sorted(tree) == sorted([*bundle.manifest.files, "manifest.json", "README.md", ".gitattributes"])
+    assert tree["README.md"].decode() == card(bundle, f"hf://{NAME}")
+    back = Bundle.open(str(address))
+    back.verify()
+    assert identity(back.manifest) == identity(bundle.manifest)
+
+
+def test_a_bundle_is_replaced_with_what_it_named(hub: Hub, copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["extra.bin"] = {"size": 1, "sha256": "0" * 64}
+    repository = hub.repositories.setdefault(NAME, Repository())
+    old = dict.fromkeys(manifest["files"], b"x")
+    repository.commit({**old, "manifest.json": json.dumps(manifest).encode(), "README.md": b"# Mine", "notes.txt": b"kept"})
+    address = push(Bundle.open(copy), f"hf://{NAME}", message="Better")
+    tree = repository.commits[address.revision]
+    assert "extra.bin" not in tree
+    assert (tree["README.md"], tree["notes.txt"]) == (b"# Mine", b"kept")
+    Bundle.open(str(address)).verify()
+    hub.asked.clear()
+    again = push(Bundle.open(copy), NAME)
+    assert again == address, "nothing has changed"
+    assert not [one for one in writes(hub) if "/commit/" in one or one.startswith("PUT")]
+
+
+def test_another_branch(hub: Hub) -> None:
+    first = push(Bundle.open("digits"), NAME)
+    second = push(Bundle.open("digits"), NAME, revision="int8")
+    assert hub.repositories[NAME].branches == {"main": first.revision, "int8": second.revision}
+    assert Bundle.open(f"hf://{NAME}@int8").source == str(second)
+    third = push(Bundle.open("digits"), "me/new", revision="small")
+    assert hub.repositories["me/new"].branches["small"] == third.revision
+
+
+def test_an_own_card_goes_along(hub: Hub, copy: Path) -> None:
+    (copy / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    address = push(Bundle.open(copy), NAME)
+    assert hub.repositories[NAME].commits[address.revision]["README.md"].endswith(b"# Mine\n")
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ({"config.json": b"{}", "model.safetensors": b""}, r"holds something else \(config.json, model.safetensors\)"),
+        ({"manifest.json": b'{"name": "a web page"}'}, "is none that this version reads, and is not replaced"),
+        ({"manifest.json": b"<html>"}, "is none that this version reads"),
+    ],
+)
+def test_something_else_is_not_overwritten(hub: Hub, there: dict[str, bytes], said: str) -> None:
+    hub.repositories[NAME] = Repository()
+    commit = hub.repositories[NAME].commit(there)
+    with pytest.raises(BundleExistsError, match=said):
+        push(Bundle.open("digits"), NAME)
+    assert hub.repositories[NAME].branches == {"main": commit}
+    assert not writes(hub)
+
+
+def test_a_damaged_bundle_is_not_pushed(hub: Hub, copy: Path) -> None:
+    (copy / "classes.txt").write_bytes((copy / "classes.txt").read_bytes().upper())
+    with pytest.raises(BundleError, match="classes.txt was altered"):
+        push(Bundle.open(copy), NAME)
+    assert not hub.asked
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("digits", {}, "is no address on the hub"),
+        ("me/digits/int8", {}, "is no repository; expected owner/name"),
+        (NAME, {"revision": "x y\n"}, "is no address"),
+        ("me/digits@v1", {}, "is no repository"),
+        ("../digits", {}, "is no address"),
+        (NAME, {"revision": "0" * 40}, "a commit cannot be written to"),
+        (NAME, {"revision": ""}, "is no"),
+        (NAME, {"message": "a\nb"}, "takes one line"),
+    ],
+)
+def test_what_cannot_be_meant(hub: Hub, name: str, options: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        push(Bundle.open("digits"), name, **options)  # type: ignore[arg-type]
+    assert not hub.asked
+
+
+def test_a_branch_that_moved_meanwhile(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    push(Bundle.open("digits"), NAME)
+    from huggingface_hub import HfApi
+
+    preupload = HfApi.preupload_lfs_files
+
+    def moved(*given: object, **options: object) -> None:
+        preupload(*given, **options)  # type: ignore[arg-type]
+        hub.repositories[NAME].commit(dict(tree))
+
+    tree = hub.repositories[NAME].commits[hub.repositories[NAME].branches["main"]]
+    del tree["classes.txt"]
+    monkeypatch.setattr(HfApi, "preupload_lfs_files", moved)
+    with pytest.raises(BundleError, match=f"cannot push to hf://{NAME}@main: "):
+        push(Bundle.open("digits"), NAME)
