@@ -101,7 +101,13 @@ def test_strict_means_strict(tmp_path: Path, text: str | None, told: str) -> Non
     if text is None:
         (docs / "other.md").write_text("# Other\n", "utf-8")
     beside = [f"reference/{page}.md" for page in ("command-line", "python", "manifest", *interface.PAGES)]
-    beside += ["CONTRIBUTING.md", "CHANGELOG.md", "examples/digits/MODEL_CARD.md", "examples/serving/README.md"]
+    beside += [
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "examples/digits/MODEL_CARD.md",
+        "examples/serving/README.md",
+    ]
     settings |= {
         "nav": ["index.md", "bundle.md", *beside],
         "hooks": [str(ROOT / "website/hooks.py")],

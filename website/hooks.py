@@ -22,7 +22,14 @@ import typed
 
 log = logging.getLogger("mkdocs.hooks.trt_var")
 ROOT = Path(__file__).parents[1]
-BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "examples/digits/MODEL_CARD.md", "examples/serving/*", "examples/serving/ray/*")
+BESIDE = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "examples/digits/MODEL_CARD.md",
+    "examples/serving/*",
+    "examples/serving/ray/*",
+)
 LINK = re.compile(r"(?<!`)(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()#\s]+)(#[^()\s]*)?\)")
 CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
 PICTURE = re.compile(r"^!\[([^\]]*)\]\((\S+\.svg)\)$", re.MULTILINE)
