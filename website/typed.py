@@ -7,6 +7,7 @@ import io
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from trt_var.cli import main as cli
@@ -20,7 +21,7 @@ def typed(text: str) -> Iterator[list[str]]:
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`((?:trt-var|python|bash) [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     for line in (*lines, *inline):
-        words = shlex.split(line, comments=True)
+        words = [*takewhile(lambda word: word not in ("|", ">", ">>"), shlex.split(line, comments=True))]
         if words:
             yield words
 

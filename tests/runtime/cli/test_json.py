@@ -90,7 +90,7 @@ def test_plan_by_targets(capsys: pytest.CaptureFixture[str]) -> None:
     targets = ["--target-latency", "0.0001", "--device", "l4"]
     found = printed(capsys, *PLAN, *targets)
     fitting = {**found, "others": [one for one in found["others"] if one["reasons"]]}
-    check("plan --target-latency … --json", fitting)
+    check("plan --target-latency 1 --json", fitting)
     nothing = printed(capsys, *PLAN, "--target-latency", "1e-9", "--device", "l4", code=2)
     assert nothing["chosen"] is None
     assert all(one["reasons"] for one in nothing["others"])

@@ -70,7 +70,6 @@ def _add_arrivals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests", type=int, metavar="n", help="so many of each rate, instead of --duration")
     bursts = "shape of the gamma distribution of intervals; 1: Poisson, less: in bursts, more: evenly (default: 1)"
     parser.add_argument("--burstiness", type=float, default=1.0, metavar="k", help=bursts)
-    arguments.add_seed(parser, "of schedule and mix; image i has seed S + i")
 
 
 def _add_mix(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +80,7 @@ def _add_mix(parser: argparse.ArgumentParser) -> None:
         metavar="N[:w],…",
         help="numbers, auto, or ranges such as 2-5, with weights: 4:3,2-5:1 (default: what the service takes)",
     )
+    arguments.add_seed(parser, "of schedule and mix; image i has seed S + i")
     parser.add_argument(
         "--sampling",
         action="append",
