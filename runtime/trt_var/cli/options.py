@@ -34,7 +34,7 @@ def add_bundle(parser: argparse._ActionsContainer, more: str = "") -> None:
         type=expanded,
         default=DEFAULT,
         metavar="DIR",
-        help=f"the bundle, or digits for the one inside the package{more} (default: %(default)s)",
+        help=f"the bundle, digits for the one in the package, or hf://owner/name on the hub{more} (default: %(default)s)",
     )
 
 

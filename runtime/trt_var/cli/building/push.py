@@ -12,8 +12,8 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
     arguments.describe(
         parser,
         "Compare every file of a bundle with its checksum, and upload what the manifest names, with a model card where "
-        "there is none, in one commit. A bundle that is there is replaced; something else is not. Log in before with hf auth "
-        "login, or set HF_TOKEN. What is printed loads the bundle at this commit.",
+        "there is none, in one commit. A bundle that is there is replaced; something else is not. Log in before with hf "
+        "auth login, or set HF_TOKEN. What is printed loads the bundle at this commit.",
         "push engines/d30-d16 me/d30-d16 --private",
         'push engines/d30-d16-int8 me/d30-d16 --revision int8 --message "int8 products"',
     )
