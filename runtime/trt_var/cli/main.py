@@ -93,9 +93,9 @@ def parser() -> Main:
         epilog="\n".join(
             (
                 "first steps:",
-                "  trt-var demo                                    # a grid of digits, without any download",
-                "  trt-var build --drafter d30 --refiner d16       # the released pair → engines/d30-d16",
-                '  trt-var run --labels "golden retriever,360"     # → grid.png',
+                "  trt-var demo                                 # a grid of digits, without any download",
+                "  trt-var build --drafter d30 --refiner d16    # the released pair → engines/d30-d16",
+                '  trt-var run --labels "golden retriever,360"  # → grid.png',
             )
         ),
     )
