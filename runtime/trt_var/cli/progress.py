@@ -15,8 +15,15 @@ def painted(text: str, colour: int, stream: TextIO | None) -> str:
     """The text in a colour where its stream is a terminal, unless ``NO_COLOR`` or ``FORCE_COLOR`` decides otherwise."""
     if os.environ.get("NO_COLOR"):
         return text
-    terminal = stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
-    return f"\x1b[{colour}m{text}\x1b[0m" if terminal or os.environ.get("FORCE_COLOR") else text
+    return f"\x1b[{colour}m{text}\x1b[0m" if os.environ.get("FORCE_COLOR") or _is_terminal(stream) else text
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Also of what a program put into the place of a stream, and of one that it closed."""
+    try:
+        return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
+    except (AttributeError, ValueError):
+        return False
 
 
 class Bars:

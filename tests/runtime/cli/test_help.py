@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections import defaultdict
 from itertools import takewhile
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trt_var.cli.commands import COMMANDS, tasks
 from trt_var.cli.main import parser
 from trt_var.cli.parsing import Lazy
+from trt_var.cli.progress import RED, painted
 
 PARSERS = parser().filled().commands
 # those that several commands have, as they follow each other in all of them
@@ -129,6 +132,14 @@ def test_colours(terminal: bool, variables: dict[str, str], coloured: bool) -> N
                 said += part
         os.close(ours)
         assert (b"\x1b[" in said) is coloured, said
+
+
+@pytest.mark.parametrize("stream", [None, object(), Path(os.devnull).open()])
+def test_streams_that_are_none(stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    if stream is not None and hasattr(stream, "close"):
+        stream.close()
+    assert painted("text", RED, stream) == "text"
 
 
 def _read(descriptor: int) -> bytes:
