@@ -1,8 +1,10 @@
 """Class-conditional images from VAR models with Collaborative Decoding, without PyTorch at run time.
 
 >>> from trt_var import Pipeline
->>> with Pipeline.load("engines/d30-d16") as pipeline:
-...     images = pipeline.generate([207, "otter"], seeds=0, n_draft=8).images
+>>> with Pipeline.load("digits") as pipeline:
+...     images = pipeline.generate([7, "eight"], seeds=0, n_draft=4).images
+>>> images.shape, images.dtype
+((2, 32, 32, 3), dtype('uint8'))
 """
 
 from __future__ import annotations

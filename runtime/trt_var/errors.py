@@ -23,11 +23,27 @@ def printable(text: str) -> str:
 
 
 class TrtVarError(Exception):
-    """Base of every error that this package raises on purpose. The message says what to do."""
+    """Base of every error that this package raises on purpose. The message says what to do.
+
+    Example:
+        >>> from trt_var import Pipeline
+        >>> try:
+        ...     Pipeline.load("digits").generate("cat")
+        ... except TrtVarError as error:
+        ...     type(error).__name__
+        'UsageError'
+    """
 
 
 class UsageError(TrtVarError, ValueError):
-    """A value of the request is out of range or contradicts another."""
+    """A value of the request is out of range or contradicts another.
+
+    Example:
+        >>> from trt_var import Pipeline
+        >>> Pipeline.load("digits").generate(7, n_draft=9)
+        Traceback (most recent call last):
+        trt_var.errors.UsageError: n_draft is 9; expected 0 to 6
+    """
 
 
 class BundleExistsError(UsageError):
@@ -39,11 +55,25 @@ class CheckpointError(TrtVarError):
 
 
 class BundleError(TrtVarError):
-    """A bundle is missing, incomplete, altered, or written by a newer version."""
+    """A bundle is missing, incomplete, altered, or written by a newer version.
+
+    Example:
+        >>> from trt_var import Pipeline
+        >>> Pipeline.load("nowhere")
+        Traceback (most recent call last):
+        trt_var.errors.BundleError: no bundle at nowhere (no manifest.json); build one with trt-var build --out nowhere
+    """
 
 
 class BackendError(TrtVarError):
-    """A backend is not installed, not usable on this machine, or failed while running."""
+    """A backend is not installed, not usable on this machine, or failed while running.
+
+    Example:
+        >>> from trt_var import Pipeline
+        >>> Pipeline.load("digits", "tensorrt")  # for which it holds no engines
+        Traceback (most recent call last):
+        trt_var.errors.BackendError: ...
+    """
 
 
 class ExportError(TrtVarError):
@@ -51,7 +81,14 @@ class ExportError(TrtVarError):
 
 
 class DataError(TrtVarError):
-    """Pictures are missing, damaged, or of another kind than expected."""
+    """Pictures are missing, damaged, or of another kind than expected.
+
+    Example:
+        >>> from trt_var import pictures
+        >>> pictures.read_picture("nowhere.png", side=32)
+        Traceback (most recent call last):
+        trt_var.errors.DataError: ...nowhere.png...
+    """
 
 
 class TrainingError(TrtVarError):
@@ -64,6 +101,15 @@ class OverloadedError(TrtVarError):
     Attributes:
         retry_after: seconds after which it is worth asking again.
         reason: ``full``, ``deadline``, ``draining`` or ``key``.
+
+    Example:
+        >>> from trt_var import Batcher, Batching, Pipeline
+        >>> with Batcher(Pipeline.load("digits"), Batching(batch=2, waiting=1)) as batcher:
+        ...     try:
+        ...         batcher.submit([7, 8])
+        ...     except OverloadedError as error:
+        ...         error.reason, error.retry_after > 0
+        ('full', True)
     """
 
     def __init__(self, message: str, retry_after: float = 1.0, reason: str = "full") -> None:
@@ -75,8 +121,27 @@ class OverloadedError(TrtVarError):
 
 
 class DeadlineError(TrtVarError):
-    """A request was not done by its deadline."""
+    """A request was not done by its deadline.
+
+    Example:
+        >>> from trt_var import Batcher, Batching, Pipeline
+        >>> with Batcher(Pipeline.load("digits"), Batching(batch=2)) as batcher:
+        ...     try:
+        ...         batcher.submit(7, timeout=1e-6).result()
+        ...     except DeadlineError as error:
+        ...         "longer timeout" in str(error)
+        True
+    """
 
 
 class OutputError(TrtVarError):
-    """A result could not be written."""
+    """A result could not be written.
+
+    Example:
+        >>> import tempfile
+        >>> from trt_var import Pipeline, bulk
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     bulk.sample(Pipeline.load("digits"), bulk.Bulk(num=1), file.name)
+        Traceback (most recent call last):
+        trt_var.errors.OutputError: cannot write ...: File exists
+    """

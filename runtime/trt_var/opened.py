@@ -92,6 +92,12 @@ class Opened:
         """The loaded graphs for N = ``n_draft``, for loops of one's own over ``trt_var.decoding.loop.decode``.
 
         With ``smooth`` they are others, which hold the weights a second time if both are used.
+
+        Example:
+            >>> from trt_var import Pipeline
+            >>> chain = Pipeline.load("digits").chain(n_draft=4)
+            >>> sorted(chain.transformers), len(chain.quantiser)
+            (['drafter', 'refiner'], 6)
         """
         return self._models.chain(n_draft, smooth)
 
@@ -109,11 +115,25 @@ class Opened:
 
         Raises:
             UsageError: a value out of range.
+
+        Example:
+            >>> from trt_var import Pipeline
+            >>> run = Pipeline.load("digits").prepare([7, "eight"], seeds=5)
+            >>> run.labels, run.seeds, run.n_draft
+            ((7, 8), (5, 6), 4)
         """
         return prepare(self.manifest, self._names, labels, seeds, n_draft, sampling, batch_size, teacher)
 
     def kept(self, image: ImageLike, mask: ImageLike) -> Kept:
-        """What inpainting keeps of an image. Arguments and errors: see ``Pipeline.inpaint``."""
+        """What inpainting keeps of an image. Arguments and errors: see ``Pipeline.inpaint``.
+
+        Example:
+            >>> import numpy as np
+            >>> from trt_var import Pipeline
+            >>> kept = Pipeline.load("digits").kept(np.zeros((32, 32, 3), np.uint8), np.eye(32, dtype=bool))
+            >>> int(kept.redrawn.sum()), kept.pixels.shape
+            (32, (32, 32, 3))
+        """
         side = self.manifest.image_side
         pixels, size = as_image(image, side)
         redrawn = as_mask(mask, size, side)

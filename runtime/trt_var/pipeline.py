@@ -44,9 +44,9 @@ class Pipeline(Opened):
     In a forked child they are loaded again. Pickled or copied, a pipeline is opened again from its path (docs/embedding.md).
 
     Example:
-        >>> with Pipeline.load("engines/d30-d16") as pipeline:
-        ...     result = pipeline.generate([207, "otter"], seeds=[0, 1], n_draft=8)
-        ...     result.to_pil()[0].save("retriever.png")
+        >>> with Pipeline.load("digits") as pipeline:
+        ...     pipeline.generate([7, "eight"], seeds=[0, 1], n_draft=4).to_pil()[0].size
+        (32, 32)
     """
 
     _origin: Origin | None = None
@@ -83,6 +83,10 @@ class Pipeline(Opened):
             UsageError: a number out of range.
             BundleError: missing, damaged or newer bundle, or one that cannot be fetched.
             BackendError: the backend is not usable here, or not exact for this bundle.
+
+        Example:
+            >>> Pipeline.load("digits", "exact").class_names[7]
+            'seven'
         """
         bundle = Bundle.open(path, verify=verify)
         wishes = Wishes(threads, keep_compiled)
@@ -138,6 +142,11 @@ class Pipeline(Opened):
         Raises:
             UsageError: a value out of range; nothing has been computed.
             BackendError: the engine failed.
+
+        Example:
+            >>> drawn = Pipeline.load("digits").generate(["seven", 8], seeds=[1, 2], n_draft=4, sampling="code")
+            >>> drawn.images.shape, drawn.tokens.shape, drawn.labels.tolist()
+            ((2, 32, 32, 3), (2, 130), [7, 8])
         """
         run = self.prepare(labels, seeds=seeds, n_draft=n_draft, sampling=sampling, batch_size=batch_size, teacher=teacher)
         return self._draw(run, batch_size, progress)
@@ -171,6 +180,13 @@ class Pipeline(Opened):
             UsageError: a value out of range; nothing has been computed.
             DataError: a file that cannot be read.
             BackendError: the engine failed.
+
+        Example:
+            >>> pipeline, right = Pipeline.load("digits"), np.arange(32) >= 16
+            >>> seven = pipeline.generate(7).images[0]
+            >>> redrawn = pipeline.inpaint(seven, np.tile(right, (32, 1)), labels=[7, 7], seeds=3).images
+            >>> redrawn.shape, bool((redrawn[:, :, :16] == seven[:, :16]).all())
+            ((2, 32, 32, 3), True)
         """
         run = self.prepare(labels, seeds=seeds, n_draft=n_draft, sampling=sampling, batch_size=batch_size)
         kept = self.kept(image, mask)
@@ -189,6 +205,11 @@ class Pipeline(Opened):
             UsageError: images of another shape or type, or none.
             DataError: a file that cannot be read.
             BackendError: the engine failed.
+
+        Example:
+            >>> pipeline = Pipeline.load("digits")
+            >>> bool((pipeline.reconstruct(pipeline.generate([7, 8]).images).psnr > 15).all())  # dB
+            True
         """
         pixels = as_images(images, self.manifest.image_side)
         chain = self._models.renderer()
@@ -226,6 +247,11 @@ class Pipeline(Opened):
             UsageError: a value out of range, or a quantised bundle, whose graphs return no logits.
             DataError: a file that cannot be read.
             BackendError: the engine failed.
+
+        Example:
+            >>> pipeline = Pipeline.load("digits")
+            >>> pipeline.score(pipeline.generate(["seven", "eight"]).images).likeliest.tolist()
+            [7, 8]
         """
         run = prepare_scoring(self.manifest, self._names, labels, n_draft, batch_size)
         pixels = as_images(images, self.manifest.image_side)
@@ -253,6 +279,10 @@ class Pipeline(Opened):
         Raises:
             UsageError: a value out of range, or more labels than one batch holds.
             BackendError: the engine failed.
+
+        Example:
+            >>> [(preview.role, preview.tokens.shape[1]) for preview in Pipeline.load("digits").stream(7, n_draft=4)]
+            [('drafter', 1), ('drafter', 5), ('drafter', 14), ('drafter', 30), ('refiner', 66), ('refiner', 130)]
         """
         run = self.prepare(labels, seeds=seeds, n_draft=n_draft, sampling=sampling, batch_size=MAX_BATCH)
         if len(run.labels) > MAX_BATCH:

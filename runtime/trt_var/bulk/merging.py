@@ -37,6 +37,15 @@ def merge(parts: Sequence[AnyPath], out: AnyPath, progress: Progress | None = No
         UsageError: no parts, parts of different series or machines, one twice, one missing; or something lies in ``out``.
         DataError: a part that is not finished, or damaged.
         OutputError: a part is being drawn, or the disk is full; nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> from trt_var import Pipeline, bulk
+        >>> with tempfile.TemporaryDirectory() as home, Pipeline.load("digits") as pipeline:
+        ...     for part in (1, 2):  # elsewhere, at the same time
+        ...         drawn = bulk.sample(pipeline, bulk.Bulk(num=20, shard=10, part=(part, 2)), f"{home}/{part}")
+        ...     [path.name for path in bulk.merge([f"{home}/1", f"{home}/2"], f"{home}/whole")]
+        ['shard-00000.npz', 'shard-00001.npz']
     """
     out = expanded(out)
     if out.is_dir() and contents(out):

@@ -36,6 +36,13 @@ def sample_pictures(pipeline: Pipeline, bulk: Bulk, out: Path, progress: Progres
     Raises:
         UsageError: a value out of range; or the folder holds other images, or something else.
         OutputError: another process writes there, or the disk is full; what is finished stays. Or other pictures lie there.
+
+    Example:
+        >>> import tempfile
+        >>> from trt_var import bulk
+        >>> with tempfile.TemporaryDirectory() as out, Pipeline.load("digits") as pipeline:
+        ...     bulk.sample_pictures(pipeline, bulk.Bulk(num=12), Path(out))
+        12
     """
     if bulk.part is not None:
         raise UsageError("part is of shards; pictures are drawn all")

@@ -17,7 +17,11 @@ LOCAL_HEADER = struct.Struct("<26xHH")  # of a zip member: the lengths of its na
 
 
 def read_images(shards: list[Path]) -> Iterator[NDArray[np.uint8]]:
-    """The images of shards as they lie there, one shard at a time: uint8 [n, H, W, 3]."""
+    """The images of shards as they lie there, one shard at a time: uint8 [n, H, W, 3]; ``bulk.sample`` has an example.
+
+    Args:
+        shards: paths, as ``bulk.sample`` returns them.
+    """
     for path in shards:
         with np.load(path, allow_pickle=False) as arrays:
             yield arrays["images"]
@@ -28,6 +32,18 @@ def read_mixed(shards: list[Path], classes: int) -> Iterator[NDArray[np.uint8]]:
 
     They come as they lie there, but where an earlier version sorted them by class: then in the order of
     ``requests.mixing``, in which a new folder holds them.
+
+    Args:
+        shards: all of a folder, in order.
+        classes: how many the bundle has.
+
+    Example:
+        >>> import tempfile
+        >>> from trt_var import Pipeline, bulk
+        >>> with tempfile.TemporaryDirectory() as out, Pipeline.load("digits") as pipeline:
+        ...     shards = bulk.sample(pipeline, bulk.Bulk(num=20, shard=16), out)
+        ...     sum(len(images) for images in bulk.read_mixed(shards, pipeline.manifest.classes))
+        20
     """
     labels = [_labels(path) for path in shards]
     joined = np.concatenate(labels)

@@ -47,6 +47,10 @@ class Bulk:
         batch_size: images drawn together.
         shard: images a file.
         part: (i, n) to draw only every n-th shard, from the i-th on, i = 1 to n; all together are the series.
+
+    Example:
+        >>> Bulk(num=1000, shard=256).shards, list(Bulk(num=1000, shard=256, part=(1, 2)).own)
+        (4, [0, 2])
     """
 
     num: int

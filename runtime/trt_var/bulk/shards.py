@@ -63,6 +63,14 @@ def sample(pipeline: Pipeline, bulk: Bulk, out: AnyPath, progress: Progress | No
     Raises:
         UsageError: a value out of range; or the folder holds other images, or something else.
         OutputError: another process writes there, or the disk is full; what is finished stays.
+
+    Example:
+        >>> import tempfile
+        >>> from trt_var import Pipeline, bulk
+        >>> with tempfile.TemporaryDirectory() as out, Pipeline.load("digits") as pipeline:
+        ...     shards = bulk.sample(pipeline, bulk.Bulk(num=20, shard=16), out)
+        ...     [path.name for path in shards], sum(len(images) for images in bulk.read_images(shards))
+        (['shard-00000.npz', 'shard-00001.npz'], 20)
     """
     out = expanded(out)
     store = Shards(out, Shape.of(pipeline.manifest))

@@ -41,6 +41,13 @@ class Sampling:
         guided_scales: how many scales are guided, the first ones, 0 to K; None for all. A model that is guided in none takes
             half the rows (docs/guidance.md).
         scales: how many scales are drawn, 1 to K; None for all. Fewer are a softer picture, in less time.
+
+    Example:
+        >>> settings = Sampling(cfg=3.0, top_p=0.9)
+        >>> settings.guidance(scales=4).tolist()  # of each scale
+        [0.0, 1.0, 2.0, 3.0]
+        >>> Sampling.from_json('{"top_k": 1}') == Sampling(top_k=1)
+        True
     """
 
     cfg: float = 1.5
@@ -170,6 +177,17 @@ def preset(name: str, scales: int, vocabulary: int) -> Sampling:
 
     Raises:
         UsageError: unknown name.
+
+    Args:
+        name: of these.
+        scales: K, of the bundle.
+        vocabulary: V, of the bundle.
+
+    Example:
+        >>> preset("code", scales=10, vocabulary=4096).temperature
+        (1.1, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1, 1.0, 1.0, 1.0)
+        >>> preset("cca", scales=10, vocabulary=4096).cfg
+        0.0
     """
     if name not in PRESETS:
         raise UsageError(f"preset is {name!r}; expected {', '.join(PRESETS)}")

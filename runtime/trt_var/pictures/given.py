@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trt_var.errors import DataError, UsageError
+from trt_var.pictures.masks import brightness, fitted_mask, read_mask
 from trt_var.pictures.reading import (
     HALF,
     MODES,
     UNREADABLE,
-    brightness,
-    fitted_mask,
-    read_mask,
     read_picture,
     take_picture,
     upright,

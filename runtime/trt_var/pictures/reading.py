@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trt_var.errors import DataError, UsageError
+from trt_var.errors import DataError
 from trt_var.files.paths import AnyPath, expanded
 from trt_var.pictures.colours import SIXTEEN, Changes, eight_bits, layers, to_srgb
 from trt_var.pictures.kinds import BEGINNING, described
@@ -36,8 +36,6 @@ UNREADABLE = (
     ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error
 )  # fmt: skip
 
-Box = tuple[int, int, int, int]
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -48,6 +46,15 @@ class Picture:
         clear: bool [S, S], True where the file is more transparent than not; None if it has no transparency.
         size: width and height of the file.
         changes: what was done to it, for people; empty if it was taken as it is.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        ...     Image.new("RGB", (60, 40)).save(file.name)
+        ...     picture = read_picture(file.name, side=32)
+        >>> picture.pixels.shape, picture.size, picture.changes
+        ((32, 32, 3), (60, 40), ('centre-cropped from 60×40', 'resized to 32×32'))
     """
 
     pixels: NDArray[np.uint8]
@@ -70,7 +77,7 @@ def read_picture(path: AnyPath, side: int) -> Picture:
         DataError: no such file, not a picture of these formats, damaged, or larger than MAX_PIXELS; it names the file.
     """
     path = expanded(path)
-    with _opened(path) as (image, changes):
+    with opened(path) as (image, changes):
         return _fitted(image, side, changes, str(path))
 
 
@@ -94,10 +101,10 @@ def _fitted(image: Image, side: int, changes: Changes, name: str) -> Picture:
     if alpha is not None:
         changes["transparency"] = "what is transparent shows white"
         whole = Image.merge("RGBA", (*colours.convert("RGB").split(), alpha))
-        fitted = _fit(whole, side, Image.Resampling.LANCZOS)
+        fitted = fit(whole, side, Image.Resampling.LANCZOS)
         colours, alpha = fitted.convert("RGB") if colours.mode == "RGB" else fitted.convert("L"), fitted.getchannel("A")
     else:
-        colours = _fit(colours, side, Image.Resampling.LANCZOS)
+        colours = fit(colours, side, Image.Resampling.LANCZOS)
     colours = to_srgb(colours, profile, changes)
     pixels, clear = np.array(colours), None
     if alpha is not None:
@@ -106,65 +113,6 @@ def _fitted(image: Image, side: int, changes: Changes, name: str) -> Picture:
         pixels = np.array(Image.composite(colours, white, alpha))
     _say(name, changes)
     return Picture(pixels, clear, size, (*changes.values(), *_fitting(size, side)))
-
-
-def read_mask(path: AnyPath, size: tuple[int, int], side: int) -> NDArray[np.bool_]:
-    """Read a mask, white where the picture is redrawn, and crop and resize it as the picture of ``size`` was: bool [S, S].
-
-    What is transparent in it counts as black.
-
-    Args:
-        path: as of ``read_picture``.
-        size: width and height of the picture's file, ``Picture.size``.
-        side: S, of the model.
-
-    Raises:
-        DataError: as ``read_picture``; its size is neither the picture's nor S × S; or nothing in it is near white.
-    """
-    path = expanded(path)
-    with _opened(path) as (image, _):
-        mask = brightness(image)
-    if mask.size not in (size, (side, side)):
-        raise DataError(
-            f"{path} has {mask.width}×{mask.height} pixels; a mask is as large as the picture, {size[0]}×{size[1]}, "
-            f"or {side}×{side}"
-        )
-    brightest = int(np.asarray(mask).max(initial=0))
-    if 0 < brightest < HALF:
-        raise DataError(f"the brightest pixel of {path} is {brightest}; in a mask, white (255) is redrawn and black is kept")
-    return fitted_mask(mask, side)
-
-
-def brightness(image: Image) -> Image:
-    """An upright image of 8 bits in grey; what is transparent counts as black."""
-    from PIL import Image
-
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
-    return image.convert("L")
-
-
-def fitted_mask(mask: Image, side: int) -> NDArray[np.bool_]:
-    """A grey image as a picture of its size is cropped and resized: bool [S, S], True where it is nearer white."""
-    from PIL import Image
-
-    return np.array(_fit(mask, side, Image.Resampling.NEAREST)) >= HALF
-
-
-def box_mask(box: Box, size: tuple[int, int], side: int) -> NDArray[np.bool_]:
-    """A mask that redraws a box x0, y0, x1, y1 in the pixels of a picture of ``size``: bool [S, S], S the model's ``side``.
-
-    Raises:
-        UsageError: the box is empty or leaves the picture.
-    """
-    from PIL import Image
-
-    x0, y0, x1, y1 = box
-    if not (0 <= x0 < x1 <= size[0] and 0 <= y0 < y1 <= size[1]):
-        raise UsageError(f"box is {x0},{y0},{x1},{y1}; expected x0 < x1 and y0 < y1 inside the picture, {size[0]}×{size[1]}")
-    mask = Image.new("L", size)
-    mask.paste(255, box)
-    return fitted_mask(mask, side)
 
 
 def probe(path: Path, decode: bool = False) -> tuple[int, int]:
@@ -197,7 +145,7 @@ def _ends_well(path: Path, kind: str | None) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Image, Changes]]:
+def opened(path: Path) -> Iterator[tuple[Image, Changes]]:
     """A file whose first frame has been decoded, in 8 bits, and turned; and what was done to it by kind."""
     with _recognised(path) as image:
         changes: Changes = {}
@@ -274,7 +222,7 @@ def _turned(image: Image, orientation: int, changes: Changes) -> Image:
     return turned
 
 
-def _fit(image: Image, side: int, method: Resampling) -> Image:
+def fit(image: Image, side: int, method: Resampling) -> Image:
     """Centre-cropped and resized; cropped first, so that a long strip takes no more memory than a square."""
     from PIL import ImageOps
 

@@ -35,6 +35,8 @@ class Kept:
         region: for the decoding.
         redrawn: bool [H, W], True where the image is redrawn.
         pixels: uint8 [H, W, 3], the image.
+
+    ``Pipeline.kept`` makes one, and has an example.
     """
 
     region: Region
@@ -48,7 +50,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Run:
-    """A checked request of any number of images."""
+    """A checked request of any number of images; ``Pipeline.prepare`` makes one, and has an example."""
 
     labels: tuple[int, ...]
     seeds: tuple[int, ...]

@@ -36,6 +36,14 @@ class Provenance:
         given: what else went in and is not recorded here: an image and a mask, or tokens.
         generator: the version that drew.
         source: the address on the hub that the bundle was fetched from, with the commit; None for a folder.
+
+    Example:
+        >>> from trt_var import Pipeline
+        >>> made = Pipeline.load("digits", "exact").generate(7, n_draft=3).provenance
+        >>> made.n_draft, made.arithmetic, made.sampling.top_p, made.source
+        (3, 'float32', 0.96, None)
+        >>> Provenance.from_json(made.as_json()) == made
+        True
     """
 
     bundle: str

@@ -42,6 +42,14 @@ class Generation(_Result):
         labels: int64 [n].
         seeds: uint64 [n].
         provenance: what drew them, and how.
+
+    Example:
+        >>> from trt_var import Pipeline
+        >>> drawn = Pipeline.load("digits").generate([7, 8], seeds=[1, 2])
+        >>> drawn.record(0)[:25]
+        '{"labels":[7],"seeds":[1]'
+        >>> Generation.from_json(drawn.as_json()) == drawn
+        True
     """
 
     images: NDArray[np.uint8]
@@ -103,6 +111,12 @@ class Preview(_Result):
         labels: int64 [n].
         seeds: uint64 [n].
         provenance: what drew them, and how.
+
+    Example:
+        >>> from trt_var import Pipeline
+        >>> *_, last = Pipeline.load("digits").stream([7, 8], seeds=1)
+        >>> last.scale, last.scales, last.generation.images.shape
+        (5, 6, (2, 32, 32, 3))
     """
 
     scale: int
@@ -128,6 +142,12 @@ class Reconstruction(_Result):
         images: uint8 [n, H, W, 3].
         tokens: uint16 [n, L].
         psnr: float64 [n], decibels against the given images, infinite where equal.
+
+    Example:
+        >>> from trt_var import Pipeline
+        >>> again = Pipeline.load("digits").reconstruct(np.zeros((2, 32, 32, 3), np.uint8))
+        >>> again.images.shape, again.tokens.shape, again.psnr.dtype
+        ((2, 32, 32, 3), (2, 130), dtype('float64'))
     """
 
     images: NDArray[np.uint8]
@@ -161,6 +181,11 @@ class Scores(_Result):
         labels: int64 [c], the classes.
         nats: float64 [n, c], the natural logarithm of the probability of all tokens of a picture under a class.
         tokens: uint16 [n, L], the pictures as the encoder has them.
+
+    Example:
+        >>> scores = Scores(np.array([7, 8]), np.array([[-60.0, -20.0]]), np.zeros((1, 10), np.uint16))
+        >>> scores.likeliest.tolist(), scores.nats_per_token.tolist()
+        ([8], [[-6.0, -2.0]])
     """
 
     labels: NDArray[np.int64]

@@ -13,7 +13,8 @@ from PIL import Image
 
 from helpers import assert_close
 from trt_var import DataError, UsageError
-from trt_var.pictures.reading import MAX_PIXELS, box_mask, read_mask, read_picture
+from trt_var.pictures.masks import box_mask, read_mask
+from trt_var.pictures.reading import MAX_PIXELS, read_picture
 
 SIDE = 8
 

@@ -55,8 +55,8 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _inpaint(options: argparse.Namespace) -> None:
+    from trt_var import pictures
     from trt_var.files.outputs import check_targets
-    from trt_var.pictures import reading as pictures
     from trt_var.pictures import writing as images
     from trt_var.requests.checking import MAX_IMAGES
 
@@ -95,7 +95,7 @@ def _inpaint(options: argparse.Namespace) -> None:
 
 
 def _mask(options: argparse.Namespace, picture: Picture, side: int) -> NDArray[np.bool_]:
-    from trt_var.pictures import reading as pictures
+    from trt_var import pictures
 
     if options.mask and options.box:
         raise UsageError("--mask and --box are given; choose one")

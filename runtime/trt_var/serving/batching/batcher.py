@@ -36,10 +36,11 @@ class Batcher:
     far as that promises it of batches of any size.
 
     Example:
-        >>> async with Batcher(Pipeline.load("digits")) as batcher:
-        ...     (await batcher.generate("seven", seed=7, n_draft=4)).to_pil()[0].save("seven.png")
+        >>> with Pipeline.load("digits") as pipeline, Batcher(pipeline, Batching(batch=2)) as batcher:
+        ...     batcher.submit("seven", seed=7, n_draft=4).result().labels.tolist()
+        [7]
 
-    With ``with``, and ``submit``, it serves threads.
+    With ``async with``, and ``await batcher.generate(…)``, it serves coroutines.
     """
 
     def __init__(

@@ -17,7 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class State(Enum):
-    """Of a batcher."""
+    """Of a batcher.
+
+    Example:
+        >>> from trt_var import Batcher, Pipeline
+        >>> Batcher(Pipeline.load("digits")).state
+        <State.STARTING: 'starting'>
+    """
 
     STARTING = "starting"
     READY = "ready"

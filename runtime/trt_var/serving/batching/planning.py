@@ -39,6 +39,12 @@ class Planner:
         times: measured ones, of batches.
         size: images drawn together at most.
         devices: batches that are drawn at the same time.
+
+    Example:
+        >>> from trt_var import Batcher, Batching, Pipeline
+        >>> with Batcher(Pipeline.load("digits"), Batching(batch=2)) as batcher:
+        ...     batcher.planner.size, batcher.planner.waiting
+        (2, 0)
     """
 
     def __init__(

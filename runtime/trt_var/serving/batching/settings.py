@@ -25,6 +25,11 @@ class Batching:
         floor: the least N that load may bring requests to that name none; None for no change under load.
         target: seconds from arrival to answer that N is lowered for.
         failures: batches that fail one after the other before the batcher counts as broken.
+
+    Example:
+        >>> from trt_var import Pipeline
+        >>> Batching(n_draft=5, floor=2).levels(Pipeline.load("digits").manifest)  # N, as the load rises
+        (5, 4, 3, 2)
     """
 
     batch: int | None = None

@@ -27,6 +27,13 @@ class Served(Generation):
         n_draft: how many scales the drafter drew.
         queue_seconds: from arrival until the first of its images was begun.
         draw_seconds: from then until the last was done.
+
+    Example:
+        >>> from trt_var import Batcher, Batching, Pipeline
+        >>> with Batcher(Pipeline.load("digits"), Batching(batch=2)) as batcher:
+        ...     served = batcher.submit([7, 8], n_draft=3).result()
+        >>> served.n_draft, served.images.shape, served.draw_seconds > 0
+        (3, (2, 32, 32, 3), True)
     """
 
     n_draft: int = field(default=0, compare=False)
