@@ -18,6 +18,7 @@ from trt_var.bundle.manifest import identity
 from trt_var.bundle.opening import PACKAGED, Bundle
 from trt_var.bundle.sharing.card import card
 from trt_var.bundle.sharing.pushing import push
+from trt_var.cli.main import main
 
 DIGITS = PACKAGED / "digits"
 NAME = "me/digits"
@@ -137,3 +138,22 @@ def test_a_branch_that_moved_meanwhile(hub: Hub, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(HfApi, "preupload_lfs_files", moved)
     with pytest.raises(BundleError, match=f"cannot push to hf://{NAME}@main: "):
         push(Bundle.open("digits"), NAME)
+
+
+def test_the_command(hub: Hub, capsys: pytest.CaptureFixture[str], copy: Path, tmp_path: Path) -> None:
+    assert main(["push", str(copy), NAME, "--private", "--message", "First"]) == 0
+    place = f"hf://{NAME}@{hub.repositories[NAME].branches['main']}\n"
+    assert capsys.readouterr().out == place
+    drawn = tmp_path / "grid.png"
+    assert main(["run", "--engines", place.strip(), "--labels", "seven", "--out", str(drawn)]) == 0
+    assert main(["info", str(drawn)]) == 0
+    assert f'source          "{place.strip()}"' in capsys.readouterr().out
+    assert main(["card", place.strip()]) == 0
+    assert f"--engines {place.strip()} --labels" in capsys.readouterr().out
+    assert main(["push", str(copy), "digits"]) == 2
+    assert main(["push", str(tmp_path), NAME]) == 1
+    (copy / "decoder.onnx").unlink()
+    assert main(["push", str(copy), NAME]) == 1
+    hub.repositories[NAME].state = "GatedRepo"
+    assert main(["push", "digits", NAME]) == 1
+    assert capsys.readouterr().err.count("\n") == 4
