@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 DIGITS := examples/digits/weights
 WAITING := tests/runtime/serving tests/runtime/bulk
 
-.PHONY: demo digits test rtx lint docs package release clean
+.PHONY: demo digits tour test rtx lint docs package release clean
 
 demo: $(VENV)/.ready
 	$(BIN)/trt-var build --drafter $(DIGITS)/drafter.safetensors --refiner $(DIGITS)/refiner.safetensors \
@@ -20,6 +20,10 @@ digits: $(VENV)/.ready
 	$(BIN)/python examples/digits/train.py
 	$(BIN)/python examples/digits/build.py
 	$(BIN)/python examples/digits/evaluate.py
+
+# the notebook, with what its cells draw
+tour: $(VENV)/.ready
+	$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False examples/tour.ipynb
 
 # tests of services and clusters wait more than they compute: they run beside the others
 test: $(VENV)/.rtx

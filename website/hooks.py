@@ -16,6 +16,7 @@ from mkdocs.structure.pages import Page
 
 import boxes
 import interface
+import notebook
 import parsers
 import schema
 import typed
@@ -40,7 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted(path for pattern in BESIDE for path in ROOT.glob(pattern) if path.is_file()):
         name = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(path)))
-    for source, content in (parsers.pages() | interface.pages() | schema.pages()).items():
+    for source, content in (parsers.pages() | interface.pages() | schema.pages() | notebook.pages()).items():
         if beside := files.get_file_from_path(source):  # what those read who have the tree alone
             files.remove(beside)
         files.append(File.generated(config, source, content=content))
@@ -57,7 +58,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             log.warning("%s: %s", here, problem)
     markdown = boxes.drawn(markdown)
     markdown = PICTURE.sub(lambda found: _inlined(found, here), markdown)
-    beside = next((ROOT / folder / here for folder in ("docs", ".") if (ROOT / folder / here).exists()), None)
+    sources = (ROOT / "docs" / here, ROOT / here, (ROOT / here).with_suffix(".ipynb"))
+    beside = next((path for path in sources if path.exists()), None)
     if beside is None:
         return markdown
     folder = beside.parent.relative_to(ROOT).as_posix()
@@ -74,7 +76,7 @@ def _link(found: re.Match[str], folder: str, here: str, files: Files, published:
     path = normpath(f"{folder}/{target}")
     if path == "README.md":
         path = "docs/index.md"
-    for source in (path.removeprefix("docs/"), f"{path}/README.md"):
+    for source in (path.removeprefix("docs/"), f"{path}/README.md", path.replace(".ipynb", ".md")):
         if files.get_file_from_path(source):
             return f"{kind}[{text}]({relpath(source, str(PurePosixPath(here).parent))}{anchor or ''})"
     if not (ROOT / path).exists():
