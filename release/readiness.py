@@ -61,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     how = parser.parse_args(arguments).how
     if found := list(problems(ROOT)):
         raise SystemExit("not ready to be released:\n" + "\n".join(f"- {problem}" for problem in found))
-    print(HOW.format(version=version(ROOT)) if how else f"trt-var {version(ROOT)} is ready to be released")
+    name = version(ROOT)
+    if how and not (ROOT / f"dist/trt_var-{name}-py3-none-any.whl").exists():
+        raise SystemExit(f"dist/ does not hold trt-var {name}; run make package first")
+    print(HOW.format(version=name) if how else f"trt-var {name} is ready to be released")
 
 
 if __name__ == "__main__":
