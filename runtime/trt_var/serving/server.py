@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import ipaddress
 import logging
 import signal
@@ -20,7 +19,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from trt_var.errors import OutputError, UsageError
-from trt_var.serving import connections
+from trt_var.serving import connections, memory
 from trt_var.serving.app.guarding.guard import LARGEST_HEADERS
 from trt_var.serving.app.keys import Keys
 from trt_var.serving.app.service import Service
@@ -32,7 +31,6 @@ LAST = 1.0  # seconds that answers may take to be sent after that nothing more i
 HALF = 2.0  # seconds that bodies may still take to arrive after that no more requests are taken
 LOOK, GRACE = 0.2, 2.0  # seconds between looks at the engine; that a failed one still answers, so that balancers see it
 BACKLOG = 2048
-MALLOC = {-8: 2, -3: 4 << 20, -1: 16 << 20}  # glibc's M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -106,7 +104,8 @@ def serve(app: Starlette, process: Process, listening: socket.socket, ready: Cal
         ssl_keyfile=process.key,
     )
     server = _Server(config, app.state.service, process, ready)
-    server.run(sockets=[listening])
+    with memory.seldom_searched():
+        server.run(sockets=[listening])
     return FAILED if server.failed else 0
 
 
@@ -212,17 +211,6 @@ def _allow_many_files() -> None:
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def steady_memory() -> None:
-    """Let go of what batches needed, where the C library is glibc: else the largest of every thread's are kept, and add up.
-
-    Two pools for all threads, and buffers of 4 MB and more returned at once (figures: docs/reliability.md, the service).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for option, value in MALLOC.items():
-            mallopt(option, value)
 
 
 class JsonLines(logging.Formatter):

@@ -77,6 +77,9 @@ def test_settings_draw_the_pipelines_picture(
 ) -> None:
     before = int(time.time())
     answer = client("images.generate", prompt="3", model="digits", extra_body={"seed": 7, **given})
+    if isinstance(given.get("n_draft"), dict):  # the load decides, on a busy machine for less
+        assert given["n_draft"]["min"] <= answer.n_draft <= given["n_draft"]["max"]
+        meant = {"n_draft": answer.n_draft}
     expected = digits.generate(3, seeds=7, **{"n_draft": 4, **meant})
     (image,) = answer.data
     assert before <= answer.created <= time.time()

@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import signal
-import sys
 from typing import Any
 
 import pytest
 
 from trt_var.serving import server
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_memory_is_bounded_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[tuple[int, int]] = []
-
-    class Library:
-        @staticmethod
-        def mallopt(option: int, value: int) -> int:
-            given.append((option, value))
-            return 1
-
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Library())
-    server.steady_memory()
-    assert given == list(server.MALLOC.items())
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())  # musl's has none
-    server.steady_memory()
-    assert len(given) == len(server.MALLOC)
 
 
 def test_signals_where_loops_take_none(monkeypatch: pytest.MonkeyPatch) -> None:

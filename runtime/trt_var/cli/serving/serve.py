@@ -108,7 +108,7 @@ def _add_batching(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> None:
     with needed("trt-var serve", PACKAGES, "pip install 'trt-var[serve]'"):
-        from trt_var.serving import server
+        from trt_var.serving import memory, server
         from trt_var.serving.app.app import build
         from trt_var.serving.app.guarding.metrics import Metrics
         from trt_var.serving.app.keys import Keys
@@ -138,7 +138,7 @@ def _serve(options: argparse.Namespace) -> None:
     settings = Settings(name, options.max_images, keys=keys, hosts=hosts, page=not options.no_page)
     with arguments.pipeline(options) as pipeline:
         if _small(pipeline):  # large models fetch the pages of their buffers once, and keep them
-            server.steady_memory()
+            memory.steady()
         metrics = Metrics()
         engine = LocalEngine(pipeline, _batching(options, pipeline.manifest.serves), metrics, _beside(options, pipeline))
         app = build(engine, settings, metrics)

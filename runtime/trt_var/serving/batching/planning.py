@@ -17,6 +17,7 @@ from trt_var.serving.batching.times import Times
 
 WINDOW = 2.0  # seconds over which arrivals are counted
 MARGIN = 1.15  # times as long as expected that a wait may take, for a request to be taken in: better refused than late
+SPARE = 1.5  # times as long as expected that a batch may take, for an image to be begun in one while enough others wait
 Fit = Callable[[int], int]
 FADE = 0.3  # the share of a new batch in what is known of how full batches get
 
@@ -212,9 +213,10 @@ class Planner:
     def _drop_late(self, now: float) -> None:
         """Put aside those that would be late, before work is lost on them."""
         batch = min(self.waiting, self._usual)
-        soonest = {n: now + self.times.seconds(n, batch) for n in {self._choice(ticket) for ticket in self._queue}}
-        for ticket in list(self._queue):
-            if soonest[self._choice(ticket)] > ticket.deadline:
+        spare = SPARE if self.waiting > 2 * batch else 1.0  # drawn in vain, it would take the place of one in time
+        slowest = now + spare * max(self.times.seconds(n_draft, batch) for n_draft in self._manifest.serves)
+        for ticket in [one for one in self._queue if one.deadline < slowest]:  # few, of a queue that may be long
+            if now + spare * self.times.seconds(self._choice(ticket), batch) > ticket.deadline:
                 self.discard(ticket)
                 self._late.append(ticket)
 

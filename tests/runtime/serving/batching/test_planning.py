@@ -133,6 +133,19 @@ def test_no_work_is_lost_on_those_who_are_late(pipeline: Pipeline) -> None:
     assert plan.pop_late() == []
 
 
+@pytest.mark.parametrize(("others", "begun"), [(0, True), (7, True), (8, False)])
+def test_where_many_wait_those_who_would_hardly_be_in_time_make_room(pipeline: Pipeline, others: int, begun: bool) -> None:
+    """A batch of four takes a second with N = 4; of the first, 1.2 are left when it could be begun."""
+    plan = planner(pipeline)
+    narrow = ticket(deadline=100.0)
+    plan.admit(narrow, 0.0)
+    for _ in range(others):
+        plan.admit(ticket(), 0.0)
+    batch = plan.take(98.8, False)
+    assert batch is not None and (narrow in [row.ticket for row in batch.rows]) == begun
+    assert plan.pop_late() == ([] if begun else [narrow])
+
+
 def test_the_gone_leave_the_queue(pipeline: Pipeline) -> None:
     plan = planner(pipeline)
     large = ticket(6)
