@@ -105,6 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             said = draw(built[0], python, folder / str(number))
             print(f"{run(python, '--version')}: {said.rpartition('/')[2]}", flush=True)
         bill = folder / f"trt-var-{version(ROOT)}.cdx.json"
+        for origin in folder.glob("0/lib/*/site-packages/*/direct_url.json"):
+            origin.unlink()  # the bill would name this folder
         run(tool("cyclonedx-py"), "environment", folder / "0/bin/python", "--output-reproducible", "-o", bill)
         shutil.rmtree(ROOT / "dist", ignore_errors=True)
         (folder / "dist").rename(ROOT / "dist")
