@@ -54,7 +54,8 @@ def plan(options: argparse.Namespace, manifest: Manifest) -> None:
     if options.json:
         arguments.print_json({**asked, "devices": list(devices)})
         return
-    print(f"{options.engines}: {demand.rate:g} images a second, {100 * demand.quantile:.4g} % within {demand.seconds:g} s")
+    share = f"{100 * demand.quantile:.4g} % of them within {demand.seconds:g} s"
+    print(f"{options.engines}: {demand.rate:g} images a second, {share}")
     print("device          devices  N     batch  p50 s  p95 s  p99 s  busy  | one lost for 60 s: late, resent, spare")
     for one in devices:
         _print(one)
