@@ -46,8 +46,10 @@ def test_every_cell_runs(stored: dict[str, Any], tmp_path: Path, monkeypatch: py
     for name in ("IPYTHONDIR", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))  # not the user's
     notebook = nbformat.read(TOUR, as_version=4)
-    resources = {"metadata": {"path": str(tmp_path)}}
+    beside = sorted(TOUR.parent.iterdir())
+    resources = {"metadata": {"path": str(TOUR.parent)}}  # where its readers open it
     nbclient.NotebookClient(notebook, timeout=300, startup_timeout=300, resources=resources).execute()
+    assert sorted(TOUR.parent.iterdir()) == beside
     assert drawn(notebook) == drawn(stored)
     assert said(notebook, "grown") == said(stored, "grown")
     read = re.findall(r"\b\d\b", said(notebook, "scores"))  # float32's ten and int8's
