@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -124,18 +123,12 @@ def _download(hub: Any, address: Address, folder: Path, missing: dict[str, File]
         # a file that is there has another size: the client would leave it
         _downloaded(hub, address, address.inside(name), again=(folder / name).exists())
 
-    _each(get, missing)
-
-
-def _each(work: Any, names: Iterable[str]) -> None:
-    """In some threads; the first failure ends those that have not begun."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        futures = [pool.submit(work, name) for name in names]
         try:
-            for future in futures:
+            for future in [pool.submit(get, name) for name in missing]:
                 future.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # after a failure, those that have not begun
 
 
 def _downloaded(hub: Any, address: Address, path: str, again: bool = False) -> str:
