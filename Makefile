@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 DIGITS := examples/digits/weights
 WAITING := tests/runtime/serving tests/runtime/bulk
+CONTRACT := $(addprefix tests/runtime/serving/,test_openai.py test_openai_refusals.py test_tritonclient.py test_page.py \
+    test_schemathesis.py load/test_served.py)
 
-.PHONY: demo digits tour test rtx lint docs package release clean
+.PHONY: demo digits tour test contract rtx lint docs package release clean
 
 demo: $(VENV)/.ready
 	$(BIN)/trt-var build --drafter $(DIGITS)/drafter.safetensors --refiner $(DIGITS)/refiner.safetensors \
@@ -25,14 +27,20 @@ digits: $(VENV)/.ready
 tour: $(VENV)/.ready
 	$(BIN)/jupyter execute --inplace --NotebookClient.record_timing=False examples/tour.ipynb
 
-# tests of services and clusters wait more than they compute: they run beside the others
+# tests of services and clusters wait more than they compute: they run beside the others; last, what clients see of a service
+# is tested once more on Ray Serve
 test: $(VENV)/.rtx
 	@mkdir -p build
-	@$(BIN)/python -m pytest $(WAITING) > build/test-waiting.log 2>&1 & waiting=$$!; \
+	@{ $(BIN)/python -m pytest $(WAITING); here=$$?; \
+	TRT_VAR_SERVE=ray $(BIN)/python -m pytest $(CONTRACT) -m "not starts" && exit $$here; } > build/test-waiting.log 2>&1 & waiting=$$!; \
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(WAITING)); others=$$?; \
 	echo "== $(WAITING), meanwhile:"; \
 	wait $$waiting; status=$$?; cat build/test-waiting.log; \
 	exit $$((others ? others : status))
+
+# the same tests of clients, and those that start services of their own, on Ray Serve: six minutes more
+contract: $(VENV)/.ready
+	TRT_VAR_SERVE=ray $(BIN)/python -m pytest $(CONTRACT)
 
 # TensorRT-RTX builds engines on the CPU: d16 of real size for three GPUs, sizes and times
 rtx: $(VENV)/.rtx

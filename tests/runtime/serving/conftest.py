@@ -28,6 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     trouble = rigged.trouble()
     for item in items:
+        if "start" in getattr(item, "fixturenames", ()):  # half a minute each, for a cluster of its own
+            item.add_marker("starts")
         found = item.get_closest_marker("one_process")
         if trouble or found:
             item.add_marker(pytest.mark.skip(reason=trouble or f"on Ray Serve {found.args[0]}"))

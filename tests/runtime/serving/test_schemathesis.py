@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from clients import KEY, module
 
 module("schemathesis")
@@ -73,6 +75,7 @@ def test_every_operation(start: Callable[..., Any], tmp_path: Path) -> None:
     assert "Traceback" not in served.log.read_text()
 
 
+@pytest.mark.one_process("the log is Ray's")
 def test_what_is_wrong_is_refused_and_so_is_who_has_no_key(start: Callable[..., Any], tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"someone {KEY}\n")

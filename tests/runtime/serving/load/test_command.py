@@ -68,7 +68,8 @@ def test_a_pipe_gets_markdown_alone(fake: Any) -> None:
         [sys.executable, "-m", "trt_var", "load", fake.url, *FEW], capture_output=True, text=True, timeout=60
     )
     assert ran.returncode == 0 and ran.stdout.startswith("# Load on http")
-    assert "request" not in ran.stderr.replace("requests a second", "")
+    late = "the generator was up to"  # on a busy machine, which is said
+    assert not [line for line in ran.stderr.splitlines() if "request" in line and late not in line], ran.stderr
 
 
 @pytest.fixture(scope="module")
