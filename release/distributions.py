@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Build, check, install, draw; then put the files into their places."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--python", action="append", help="interpreter to draw with, repeatable (default: this one)")
-    pythons = parser.parse_args(arguments).python or [sys.executable]
-    if missing := [python for python in pythons if shutil.which(python) is None]:
+    pythons = {python: shutil.which(python) for python in parser.parse_args(arguments).python or [sys.executable]}
+    if missing := [python for python, path in pythons.items() if path is None]:
         raise SystemExit(f"no interpreter {', '.join(missing)}; expected the name or path of an installed Python")
     (ROOT / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "build", prefix="package-") as working:
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(f"two builds differ in {', '.join(names)}; expected the same bytes")
         check(ROOT, built)
         print(f"{', '.join(path.name for path in built)}: built twice, the same bytes")
-        for number, python in enumerate(pythons):
+        for number, python in enumerate(str(Path(path).absolute()) for path in pythons.values() if path):
             said = draw(built[0], python, folder / str(number))
             print(f"{run(python, '--version')}: {said.rpartition('/')[2]}", flush=True)
         bill = folder / f"trt-var-{version(ROOT)}.cdx.json"
