@@ -1,7 +1,7 @@
-"""Bulk sampling on a local Ray cluster: ``python benchmarks/cluster.py --kills 20 --out cluster.json``.
+"""Bulk sampling on a local Ray cluster: ``python benchmarks/cluster.py --runs 20 --kills 3 --shards 60 --out cluster.json``.
 
-Two measurements. ``kills``: a series of digits is drawn by a cluster of several raylets on this machine while, at random
-moments, a worker, a machine (another takes its place) or the driver (started again) is killed; afterwards the folder is
+Two measurements. ``kills``: series of digits are drawn by a cluster of several raylets on this machine while, at random
+moments, a worker, a machine (another takes its place) or the driver (started again) is killed; afterwards every folder is
 compared with that of one unbroken process, and the shards that were drawn are counted. ``throughput``: in turns, the same
 shards by two plain processes of one core each (``--part 1/2``, ``2/2``) and by a driver with two workers of one core each,
 from the moment that the first shard is there, so that opening bundles and joining the cluster are left out on both sides.
@@ -31,7 +31,7 @@ from trt_var.bulk import Bulk, sample
 from trt_var.bulk.cluster import Source, sample_on
 
 KINDS = ("worker", "machine", "driver")
-SHARDS, SHARD = 400, 8
+SHARD = 8
 SEED = 1000
 DAWDLE = 0.3  # seconds a shard is held up, so that kills come in the middle of one
 
@@ -66,15 +66,16 @@ def main() -> None:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         if options.kills:
-            found["kills"] = kills(Path(folder), options.kills, options.seed)
+            seeds = range(options.seed, options.seed + options.runs)
+            found["kills"] = [kills(Path(folder) / str(seed), options.kills, seed, options.shards) for seed in seeds]
         if options.turns:
             found["throughput"] = throughput(Path(folder), options)
     print(json.dumps(found, indent=1))
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    wrong = options.kills and not found["kills"]["identical"]
+    wrong = [one["seed"] for one in found.get("kills", ()) if one["exit"] or not one["identical"]]
     if wrong:
-        sys.exit("the folder is not that of an unbroken run")
+        sys.exit(f"runs {wrong}: the folder is not that of an unbroken run")
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -91,20 +92,22 @@ def cluster(processors: tuple[int, ...]) -> Any:
     return made
 
 
-def drive(address: str, notes: str, out: str) -> None:
+def drive(address: str, notes: str, out: str, shards: str) -> None:
     from ray import cloudpickle
 
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    sample_on(address, Noted(None, "onnxruntime", notes=Path(notes)), Bulk(SHARDS * SHARD, SEED, shard=SHARD), Path(out))
+    bulk = Bulk(int(shards) * SHARD, SEED, shard=SHARD)
+    sample_on(address, Noted(None, "onnxruntime", notes=Path(notes)), bulk, Path(out))
 
 
-def kills(folder: Path, wanted: int, seed: int) -> dict[str, Any]:
+def kills(folder: Path, wanted: int, seed: int, shards: int) -> dict[str, Any]:
+    folder.mkdir()
     out, notes, chance = folder / "killed", folder / "notes.txt", random.Random(seed)
     notes.touch()
     with Pipeline.load("digits", "onnxruntime", threads=1) as pipeline:
-        sample(pipeline, Bulk(SHARDS * SHARD, SEED, shard=SHARD), folder / "unbroken")
+        sample(pipeline, Bulk(shards * SHARD, SEED, shard=SHARD), folder / "unbroken")
     machines = cluster((1, 1))
-    command = [sys.executable, __file__, "--drive", machines.address, str(notes), str(out)]
+    command = [sys.executable, __file__, "--drive", machines.address, str(notes), str(out), str(shards)]
     driver = subprocess.Popen(command)
     done: Counter[str] = Counter()
     started = time.monotonic()
@@ -132,7 +135,8 @@ def kills(folder: Path, wanted: int, seed: int) -> dict[str, Any]:
     machines.shutdown()
     drawn = Counter(line.split()[0] for line in notes.read_text().splitlines())
     allowed = 2 * done["driver"] + done["worker"] + done["machine"]
-    return {
+    found = {
+        "seed": seed,
         "killed": dict(done),
         "exit": code,
         "identical": contents(out) == contents(folder / "unbroken"),
@@ -141,6 +145,8 @@ def kills(folder: Path, wanted: int, seed: int) -> dict[str, Any]:
         "in flight when killed, at most": allowed,
         "seconds": round(seconds, 1),
     }
+    print(json.dumps(found), flush=True)
+    return found
 
 
 def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -176,7 +182,9 @@ def shard_of(folder: Path) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    made.add_argument("--kills", type=int, default=20, help="0: leave them out")
+    made.add_argument("--kills", type=int, default=20, help="in a run; 0: leave them out")
+    made.add_argument("--runs", type=int, default=1, help="with kills (default: %(default)s)")
+    made.add_argument("--shards", type=int, default=400, help="of a run with kills (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="of the kills")
     made.add_argument("--turns", type=int, default=3, help="of the throughput; 0: leave it out")
     made.add_argument("--engines", default="digits")
@@ -185,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--shard", type=int, default=128)
     made.add_argument("--batch-size", type=int, default=8)
     made.add_argument("--out", type=Path)
-    made.add_argument("--drive", nargs=3, help=argparse.SUPPRESS)
+    made.add_argument("--drive", nargs=4, help=argparse.SUPPRESS)
     return made
 
 
