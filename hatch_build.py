@@ -20,8 +20,9 @@ class ManualPage(BuildHookInterface):  # type: ignore[type-arg]
         if version == "editable":
             return
         sources = os.environ | {"PYTHONPATH": str(Path(self.root, "runtime")), "PYTHONDONTWRITEBYTECODE": "1"}
+        sources |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}  # whatever the system's own encoding
         command = [sys.executable, "-m", "trt_var.cli.shell.manual"]
-        page = subprocess.run(command, env=sources, capture_output=True, check=True).stdout  # noqa: S603 - a module of the sources
+        page = subprocess.run(command, env=sources, stdout=subprocess.PIPE, check=True).stdout  # noqa: S603 - of the sources
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name, "trt-var.1")
         path.write_bytes(page)

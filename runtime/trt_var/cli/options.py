@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_var.errors import DataError
 from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
@@ -90,10 +91,17 @@ def add_json(
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One object; figures that are not finite have to be None by now."""
+    """One object.
+
+    Raises:
+        DataError: a figure that is not finite, for which JSON has no word.
+    """
     import json
 
-    print(json.dumps(value, indent=2, allow_nan=False))
+    try:
+        print(json.dumps(value, indent=2, allow_nan=False))
+    except ValueError as error:
+        raise DataError(f"there are figures that JSON cannot have ({error}); leave out --json to see them") from error
 
 
 def pipeline(options: argparse.Namespace) -> Pipeline:

@@ -112,7 +112,7 @@ def failure(manifest: Manifest, times: Times, demand: Demand, fleet: Fleet) -> F
         replicas = min(count, SIMULATED)
         answers = _simulated(manifest, times, demand, policy, fleet.batch, count, loss.at + span, (loss,))
         shaken = [one for one in answers if loss.at - demand.seconds <= one.arrived <= loss.at + span]
-        late = float(np.mean([one.seconds > demand.seconds for one in shaken])) * replicas / count
+        late = float(np.mean([one.seconds > demand.seconds for one in shaken] or [False])) * replicas / count
         found.append((sum(one.sent > 1 for one in answers), late))
         if late <= 1 - demand.quantile:
             return Failure(*found[0], spare)

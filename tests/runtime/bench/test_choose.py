@@ -103,7 +103,8 @@ def test_not_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"total": 0.0}, "times that are not all finite and above 0"),
+        ({"total": 0.0}, "times that are not all finite and above 1e-09 s"),
+        ({"total": 1e-310}, "times that are not"),
         ({"decoder": -1.0}, "times that are not"),
         ({"scales": [0.1] * 5 + [-0.1]}, "times that are not"),
         ({"scales": [0.1] * 5}, "5 scales, expected 6"),

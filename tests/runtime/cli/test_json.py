@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from trt_var.cli import options
 from trt_var.cli.main import main
+from trt_var.errors import DataError
 
 DOCUMENT = Path(__file__).parents[3] / "docs/reference/shell.md"
 PLAN = ["plan", "--engines", "digits", "--json"]
@@ -140,3 +142,8 @@ def test_bench_and_score_through_a_pipe(tmp_path: Path) -> None:
     ran = subprocess.run(score, cwd=tmp_path, capture_output=True, text=True, check=True)
     check("score --json", json.loads(ran.stdout))
     assert ran.stderr == ""
+
+
+def test_what_json_cannot_have_is_an_error() -> None:
+    with pytest.raises(DataError, match="leave out --json"):
+        options.print_json({"late": float("nan")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def test_the_loss_of_one_and_a_day() -> None:
     assert cost.spare == 1
     hours = day(MANIFEST, TIMES, demand, fleet)
     assert len(hours) == 24 and min(hours) == hours[0] < max(hours) == hours[12] == fleet.devices
+
+
+def test_a_load_that_is_hardly_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """No request comes while a device is lost."""
+    given = ["plan", "--engines", "digits", "--fleet", "--devices", "l4", "--rate", "0.0001"]
+    assert main([*given, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+    assert main(given) == 0
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

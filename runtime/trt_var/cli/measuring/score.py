@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trt_var.cli import options as arguments
-from trt_var.errors import UsageError
+from trt_var.errors import UsageError, printable
 from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def _json(paths: list[Path], scores: Scores) -> str:
 def _table(paths: list[Path], scores: Scores, names: tuple[str, ...], top: int) -> str:
     lines = []
     for path, nats, a_token, bits in zip(paths, scores.nats, scores.nats_per_token, scores.bits_per_token, strict=True):
-        lines.append(str(path))
+        lines.append(printable(str(path)))
         for i in (-nats).argsort(kind="stable")[:top]:
             label = int(scores.labels[i])
-            name = f" {names[label].split(',')[0]}" if label < len(names) else ""
+            name = f" {printable(names[label].split(',')[0])}" if label < len(names) else ""
             lines.append(f"  {label:5}{name}: {a_token[i]:.3f} nats, {bits[i]:.3f} bits a token; {nats[i]:.1f} nats in all")
     return "\n".join(lines)

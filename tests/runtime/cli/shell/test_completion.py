@@ -45,7 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def script(shell: str, folder: Path) -> Path:
     if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
+        missing = pytest.fail if os.environ.get("TRT_VAR_REQUIRE_SHELLS") == "1" else pytest.skip
+        missing(f"{shell} is not installed")
     path = folder.with_name(f"script.{shell}")
     command = [sys.executable, "-m", "trt_var", "completion", shell]
     path.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)

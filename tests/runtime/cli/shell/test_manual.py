@@ -27,10 +27,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+missing = pytest.fail if os.environ.get("TRT_VAR_REQUIRE_SHELLS") == "1" else pytest.skip
+
+
 def checked(*command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run by a program that is there, or skip."""
     if shutil.which(str(command[0])) is None:
-        pytest.skip(f"{command[0]} is not installed")
+        missing(f"{command[0]} is not installed")
     environment = os.environ | {"LC_ALL": "C.UTF-8", "MANWIDTH": "100", "MANROFFOPT": ""}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
 
