@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trt_var.errors import BundleError, BundleExistsError, UsageError
 log = logging.getLogger(__name__)
 OWN = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.txt", "LICENSE.md", card.NAME}  # of any repository
 MAX_MESSAGE = 500
+MAX_CARD = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,13 @@ def push(bundle: Bundle, name: str, *, revision: str = MAIN, private: bool = Fal
     bundle.verify()
     hub = library()
     with told("push to", address):
+        own = _own_card(hub, bundle)
         api = hub.HfApi()
         there = _prepared(hub, api, address, private)
         names = [*bundle.manifest.files, manifests.FILE_NAME]
         given: dict[str, Any] = {one: bundle.path / one for one in names}
         if card.NAME not in there.files:
-            own = bundle.path / card.NAME
-            given[card.NAME] = own if own.is_file() else card.card(bundle, f"hf://{address.repository}").encode()
+            given[card.NAME] = own or card.card(bundle, f"hf://{address.repository}").encode()
         former = {*there.manifest.files} if there.manifest else set()
         made = api.create_commit(
             address.repository,
@@ -85,6 +87,21 @@ def _address(name: str) -> Address:
     if address != Address(address.repository):
         raise UsageError(f"{name[:200]!r} is no repository; expected owner/name, and --revision for a branch")
     return address
+
+
+def _own_card(hub: Any, bundle: Bundle) -> bytes | None:
+    """The folder's own; a link that leads out of it, or out of the hub's cache, would publish a file that nobody meant."""
+    path = bundle.path / card.NAME
+    root = Path(hub.constants.HF_HUB_CACHE) if bundle.source else bundle.path
+    if not os.path.lexists(path):
+        return None
+    if not path.is_file() or not path.resolve().is_relative_to(root.resolve()):
+        raise BundleError(f"{path} is no file of this folder, and would be uploaded; put a copy there or remove it")
+    with path.open("rb") as file:
+        content = file.read(MAX_CARD + 1)
+    if len(content) > MAX_CARD:
+        raise BundleError(f"{path} is larger than {MAX_CARD} bytes: not a model card; shorten or remove it")
+    return content
 
 
 def _prepared(hub: Any, api: Any, address: Address, private: bool) -> _There:

@@ -80,6 +80,23 @@ def test_an_own_card_goes_along(hub: Hub, copy: Path) -> None:
     assert hub.repositories[NAME].commits[address.revision]["README.md"].endswith(b"# Mine\n")
 
 
+def test_only_a_card_of_the_folder_itself_goes_along(hub: Hub, copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("password")
+    (copy / "README.md").symlink_to(tmp_path / "secret")
+    with pytest.raises(BundleError, match=r"README.md is no file of this folder, and would be uploaded; put a copy there"):
+        push(Bundle.open(copy), NAME)
+    (copy / "README.md").unlink()
+    (copy / "README.md").write_bytes(b"x" * ((1 << 20) + 1))
+    with pytest.raises(BundleError, match="larger than 1048576 bytes: not a model card"):
+        push(Bundle.open(copy), NAME)
+    assert not hub.asked
+    (copy / "README.md").unlink()
+    (copy / "card.md").write_bytes(b"# Mine")
+    (copy / "README.md").symlink_to("card.md")
+    address = push(Bundle.open(copy), NAME)
+    assert hub.repositories[NAME].commits[address.revision]["README.md"] == b"# Mine"
+
+
 @pytest.mark.parametrize(
     ("there", "said"),
     [
