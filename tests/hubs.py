@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,8 @@ class Hub(ThreadingHTTPServer):
     asked: methods and paths, in order.
     sent: content in place of a file's own, by path, that the listing does not tell of.
     cut: how often a file's transfer ends half way, by path.
+    refusals: status and message by the end of a path (e.g. ``/create``) after that many answers.
+    slow: seconds that a file's content takes, by name.
     """
 
     daemon_threads = True
@@ -52,6 +55,8 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.sent: Tree = {}
         self.cut: dict[str, int] = {}
+        self.refusals: dict[str, tuple[int, str, int]] = {}
+        self.slow: dict[str, float] = {}
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -79,10 +84,17 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.body = self._body()
         self.server.asked.append(f"{self.command} {unquote(url.path)}")
+        for end, (status, text, after) in self.server.refusals.items():
+            if url.path.endswith(end):
+                if after <= 0:
+                    self._refuse(status, "", text)
+                    return
+                self.server.refusals[end] = status, text, after - 1
         routes = {
             rf"HEAD|GET {REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)": self._resolve,
             r"GET /large/(?P<sha>\w+)/(?P<path>.+)": self._large,
             rf"POST /api/models{REPO}/paths-info/(?P<revision>[^/]+)": self._paths_info,
+            rf"GET /api/models{REPO}": self._info,
             rf"GET /api/models{REPO}/revision/(?P<revision>[^/]+)": self._info,
             r"POST /api/repos/create": self._create,
             r"POST /api/validate-yaml": lambda: self._json({}),
@@ -160,10 +172,11 @@ class Handler(BaseHTTPRequestHandler):
             paths = parse_qs(self.body.decode())["paths"]
             self._json([listed(path, found[1][path]) for path in paths if path in found[1]])
 
-    def _info(self, repo: str, revision: str) -> None:
+    def _info(self, repo: str, revision: str = "main") -> None:
         if found := self._tree(repo, revision):
             names = [{"rfilename": name} for name in found[1]]
-            self._json({"id": repo, "sha": found[0], "siblings": names, "private": False, "tags": [], "downloads": 0})
+            private = self.server.repositories[repo].private
+            self._json({"id": repo, "sha": found[0], "siblings": names, "private": private, "tags": [], "downloads": 0})
 
     def _create(self) -> None:
         asked = json.loads(self.body)
@@ -233,6 +246,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
+            time.sleep(self.server.slow.get(urlsplit(self.path).path.rpartition("/")[2], 0.0))
             with suppress(ConnectionError):
                 self.wfile.write(data[: len(data) // 2] if half else data)
 

@@ -34,8 +34,7 @@ def fetch(address: Address) -> tuple[Path, Address]:
     hub = library()
     with told("load", address):
         file = _manifest(hub, address)
-        # of the cache: snapshots/COMMIT/folder/manifest.json
-        fixed = address.at(file.parents[address.inside("").count("/")].name)
+        fixed = address.at(_commit(address, file))
         if not (address.pinned or address.revision == fixed.revision):
             _warn(address, fixed)
         manifest = manifests.decode(file.read_bytes(), str(fixed))
@@ -70,7 +69,16 @@ def _manifest(hub: Any, address: Address) -> Path:
         raise BundleError(
             f"{address}: manifest.json has {found.size} bytes, expected at most {manifests.MAX_BYTES}; refused"
         )
-    return Path(_downloaded(hub, address, name))
+    file = Path(_downloaded(hub, address, name))
+    # the client asks again, and takes what it has where it hears nothing: perhaps what the branch was before
+    if found.commit_hash and _commit(address, file) != found.commit_hash:
+        file = Path(_downloaded(hub, address.at(found.commit_hash), name))
+    return file
+
+
+def _commit(address: Address, file: Path) -> str:
+    """Of a manifest in the cache: snapshots/COMMIT/folder/manifest.json."""
+    return file.parents[address.inside("").count("/")].name
 
 
 def _cached(hub: Any, address: Address) -> Any:

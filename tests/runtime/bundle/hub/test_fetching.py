@@ -72,6 +72,18 @@ def test_a_branch_moves(hub: Hub) -> None:
     assert Bundle.open(f"hf://{NAME}").source == f"hf://{NAME}@{second}"
 
 
+@pytest.mark.parametrize("after", [1, 2])
+def test_what_a_branch_was_before_is_not_taken_for_what_it_is(hub: Hub, after: int) -> None:
+    hub.add(NAME, DIGITS)
+    Bundle.open(f"hf://{NAME}")
+    second = hub.add(NAME, DIGITS)
+    hub.refusals = {"/manifest.json": (403, "", after)}  # the client does not try again at once
+    if after == 1:
+        refused(f"cannot load hf://{NAME}@main: .*; check")
+    else:
+        assert Bundle.open(f"hf://{NAME}").source == f"hf://{NAME}@{second}"
+
+
 def test_a_folder_of_a_branch(hub: Hub) -> None:
     hub.add(NAME, DIGITS)
     repository = hub.repositories[NAME]
