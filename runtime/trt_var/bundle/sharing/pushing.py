@@ -24,11 +24,12 @@ MAX_CARD = 1 << 20
 
 @dataclass(frozen=True)
 class _There:
-    """What the hub has: the head of the branch, its files, the manifest of the bundle among them."""
+    """What the hub has: the head of the branch, its files, the manifest of the bundle among them; whether it is new."""
 
     commit: str
     files: frozenset[str]
     manifest: Manifest | None
+    new: bool
 
 
 def push(bundle: Bundle, name: str, *, revision: str = MAIN, private: bool = False, message: str = "") -> Address:
@@ -41,14 +42,14 @@ def push(bundle: Bundle, name: str, *, revision: str = MAIN, private: bool = Fal
         bundle: opened; with ``verify``, so that large files are hashed again.
         name: ``owner/name``; made if it is not there.
         revision: a branch; made if it is not there.
-        private: of a repository that is made.
+        private: of a repository that is made; one that is there must be so.
         message: of the commit.
 
     Returns:
         Its address at the commit, to be pinned.
 
     Raises:
-        UsageError: the name or the revision cannot be one.
+        UsageError: the name or the revision cannot be one; ``private``, and the repository is public.
         BundleError: the bundle is damaged, or the hub refuses.
         BundleExistsError: the repository holds something else.
     """
@@ -106,21 +107,24 @@ def _own_card(hub: Any, bundle: Bundle) -> bytes | None:
 
 def _prepared(hub: Any, api: Any, address: Address, private: bool) -> _There:
     """The branch, made where it is missing; nothing but a bundle lies there."""
+    new = False
     try:
-        info = api.repo_info(address.repository, revision=address.revision)
-    except hub.errors.RevisionNotFoundError:
-        api.create_branch(address.repository, branch=address.revision)
-        info = api.repo_info(address.repository, revision=address.revision)
+        public = not api.repo_info(address.repository).private
     except hub.errors.GatedRepoError:
         raise
     except hub.errors.RepositoryNotFoundError:
         api.create_repo(address.repository, private=private)
         log.info("%s is new, %s", address.repository, "private" if private else "public")
-        if address.revision != MAIN:
-            api.create_branch(address.repository, branch=address.revision)
+        new, public = True, not private
+    if private and public:
+        raise UsageError(f"{address.repository} is there, and public; leave --private out, or make it private on the hub")
+    try:
+        info = api.repo_info(address.repository, revision=address.revision)
+    except hub.errors.RevisionNotFoundError:
+        api.create_branch(address.repository, branch=address.revision)
         info = api.repo_info(address.repository, revision=address.revision)
     files = frozenset(one.rfilename for one in info.siblings)
-    return _There(info.sha, files, _manifest(hub, address.at(info.sha), files))
+    return _There(info.sha, files, _manifest(hub, address.at(info.sha), files), new)
 
 
 def _manifest(hub: Any, address: Address, files: frozenset[str]) -> Manifest | None:

@@ -65,6 +65,17 @@ def test_a_bundle_is_replaced_with_what_it_named(hub: Hub, copy: Path) -> None:
     assert not [one for one in writes(hub) if "/commit/" in one or one.startswith("PUT")]
 
 
+def test_what_shall_be_private_does_not_become_public(hub: Hub) -> None:
+    push(Bundle.open("digits"), NAME)
+    hub.asked.clear()
+    for revision in ("main", "new"):
+        with pytest.raises(UsageError, match=f"{NAME} is there, and public; leave --private out"):
+            push(Bundle.open("digits"), NAME, private=True, revision=revision)
+    assert not writes(hub)
+    hub.repositories[NAME].private = True
+    push(Bundle.open("digits"), NAME, private=True)
+
+
 def test_another_branch(hub: Hub) -> None:
     first = push(Bundle.open("digits"), NAME)
     second = push(Bundle.open("digits"), NAME, revision="int8")
