@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from trt_var.bundle import manifest as manifests
@@ -131,12 +134,38 @@ def _download(hub: Any, address: Address, folder: Path, missing: dict[str, File]
         # a file that is there has another size: the client would leave it
         _downloaded(hub, address, address.inside(name), again=(folder / name).exists())
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        try:
-            for future in [pool.submit(get, name) for name in missing]:
-                future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # after a failure, those that have not begun
+    _side_by_side(get, missing)
+
+
+def _side_by_side(work: Callable[[str], None], names: Iterable[str]) -> None:
+    """In threads that nothing waits for: a transfer may take many minutes, and the client cannot be told to stop one.
+
+    What is under way at a failure or Ctrl-C goes on until the process ends, and begins where it was the next time.
+    """
+    todo, ended = deque(names), SimpleQueue[BaseException | None]()
+
+    def run() -> None:
+        while True:
+            try:
+                name = todo.popleft()
+            except IndexError:
+                return
+            try:
+                work(name)
+            except BaseException as error:
+                ended.put(error)
+            else:
+                ended.put(None)
+
+    count = len(todo)
+    for _ in range(min(AT_ONCE, count)):
+        threading.Thread(target=run, name="hub", daemon=True).start()
+    try:
+        for _ in range(count):
+            if error := ended.get():
+                raise error
+    finally:
+        todo.clear()  # what has not begun does not
 
 
 def _downloaded(hub: Any, address: Address, path: str, again: bool = False) -> str:

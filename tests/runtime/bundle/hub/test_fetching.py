@@ -6,8 +6,10 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -185,6 +187,23 @@ def test_a_broken_transfer_is_told_and_begun_again(hub: Hub) -> None:
     Bundle.open(f"hf://{NAME}").verify()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="interrupts are other there")
+def test_an_interrupt_waits_for_no_file(hub: Hub, tmp_path: Path) -> None:
+    hub.add(NAME, DIGITS)
+    hub.slow = dict.fromkeys(["decoder.weights", "drafter.weights"], 60.0)
+    command = [sys.executable, "-m", "trt_var", "info", f"hf://{NAME}"]
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not any("/large/" in one for one in hub.asked):
+            assert process.poll() is None
+            time.sleep(0.05)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=50)
+    assert time.monotonic() - begun < 30
+    assert process.returncode == 130 and "Traceback" not in told
+
+
 def test_a_file_of_another_size_in_the_cache_is_fetched_again(hub: Hub) -> None:
     commit = hub.add(NAME, DIGITS)
     (Bundle.open(f"hf://{NAME}").path / "classes.txt").resolve().write_bytes(b"cut")
@@ -222,6 +241,15 @@ def test_commands_take_addresses(hub: Hub, tmp_path: Path) -> None:
     assert not hub.asked
     wrong = ran(hub, tmp_path, *info[:-1], "hf://me")
     assert wrong.returncode == 2 and "is no address on the hub" in wrong.stderr
+
+
+def test_a_failure_waits_for_no_other_file(hub: Hub, tmp_path: Path) -> None:
+    hub.add(NAME, DIGITS)
+    hub.slow, hub.refusals = {"decoder.weights": 60.0, "drafter.weights": 60.0}, {"/classes.txt": (403, "no", 0)}
+    begun = time.monotonic()
+    failed = ran(hub, tmp_path, sys.executable, "-m", "trt_var", "info", f"hf://{NAME}")
+    assert failed.returncode == 1 and "403 Forbidden" in failed.stderr
+    assert time.monotonic() - begun < 40
 
 
 def test_without_the_client(tmp_path: Path) -> None:
