@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 OWN = {".gitattributes", ".gitignore", "LICENSE", "LICENSE.txt", "LICENSE.md", card.NAME}  # of any repository
 MAX_MESSAGE = 500
 MAX_CARD = 1 << 20
+KEPT = "the README.md in %s is somebody's own, and may tell of another bundle; it stays. To replace it, put one at %s"
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,10 @@ class _There:
 
 
 def push(bundle: Bundle, name: str, *, revision: str = MAIN, private: bool = False, message: str = "") -> Address:
-    """Upload the files that a bundle's manifest names, the manifest, and a model card where there is none.
+    """Upload the files that a bundle's manifest names, the manifest, and a model card.
 
-    Every file is hashed first. A bundle that is there is replaced, and files that only it named go; what else lies in the
+    The card is the folder's ``README.md``; without one it is written, unless the repository has one that was not. Every
+    file is hashed first. A bundle that is there is replaced, and files that only it named go; what else lies in the
     repository stays. TensorRT engines belong to one machine and are not uploaded.
 
     Args:
@@ -66,20 +70,39 @@ def push(bundle: Bundle, name: str, *, revision: str = MAIN, private: bool = Fal
         there = _prepared(hub, api, address, private)
         names = [*bundle.manifest.files, manifests.FILE_NAME]
         given: dict[str, Any] = {one: bundle.path / one for one in names}
-        if card.NAME not in there.files:
-            given[card.NAME] = own or card.card(bundle, f"hf://{address.repository}").encode()
+        if card.NAME not in given:
+            if own is not None:
+                given[card.NAME] = own
+            elif card.NAME not in there.files or _is_former_card(hub, address.at(there.commit), there.manifest):
+                given[card.NAME] = card.card(bundle, f"hf://{address.repository}").encode()
+            else:
+                log.warning(KEPT, address.repository, bundle.path / card.NAME)
         former = {*there.manifest.files} if there.manifest else set()
-        made = api.create_commit(
-            address.repository,
-            [
-                *(hub.CommitOperationAdd(one, content) for one, content in given.items()),
-                *(hub.CommitOperationDelete(one) for one in sorted((former & there.files) - given.keys())),
-            ],
-            commit_message=message or f"Bundle {identity(bundle.manifest)[:12]}, {bundle.manifest.generator}",
-            revision=revision,
-            parent_commit=there.commit,
-        )
+        with _told_of_what_is_left(address, there.new):
+            made = api.create_commit(
+                address.repository,
+                [
+                    *(hub.CommitOperationAdd(one, content) for one, content in given.items()),
+                    *(hub.CommitOperationDelete(one) for one in sorted((former & there.files) - given.keys() - OWN)),
+                ],
+                commit_message=message or f"Bundle {identity(bundle.manifest)[:12]}, {bundle.manifest.generator}",
+                revision=revision,
+                parent_commit=there.commit,
+            )
     return address.at(made.oid)
+
+
+@contextmanager
+def _told_of_what_is_left(address: Address, new: bool) -> Iterator[None]:
+    try:
+        with told("push to", address):
+            yield
+    except BundleError as error:
+        if not new:
+            raise
+        raise BundleError(
+            f"{error}; {address.repository} was made for it, and is empty: push again, or delete it"
+        ) from error
 
 
 def _address(name: str) -> Address:
@@ -93,6 +116,8 @@ def _address(name: str) -> Address:
 def _own_card(hub: Any, bundle: Bundle) -> bytes | None:
     """The folder's own; a link that leads out of it, or out of the hub's cache, would publish a file that nobody meant."""
     path = bundle.path / card.NAME
+    if card.NAME in bundle.manifest.files:
+        return None  # uploaded as any other
     root = Path(hub.constants.HF_HUB_CACHE) if bundle.source else bundle.path
     if not os.path.lexists(path):
         return None
@@ -103,6 +128,23 @@ def _own_card(hub: Any, bundle: Bundle) -> bytes | None:
     if len(content) > MAX_CARD:
         raise BundleError(f"{path} is larger than {MAX_CARD} bytes: not a model card; shorten or remove it")
     return content
+
+
+def _is_former_card(hub: Any, address: Address, manifest: Manifest | None) -> bool:
+    """Whether the card there is what was written for the bundle there, and nobody's own."""
+    if manifest is None:
+        return False
+
+    def fetched(name: str) -> Path:
+        return Path(hub.hf_hub_download(address.repository, name, revision=address.revision))
+
+    there = fetched(card.NAME)
+    try:
+        for name in filter(None, (manifest.class_names, manifest.report)):  # what a card reads
+            fetched(name)
+        return card.card(Bundle(there.parent, manifest), f"hf://{address.repository}").encode() == there.read_bytes()
+    except (BundleError, hub.errors.EntryNotFoundError):
+        return False
 
 
 def _prepared(hub: Any, api: Any, address: Address, private: bool) -> _There:

@@ -91,6 +91,58 @@ def test_an_own_card_goes_along(hub: Hub, copy: Path) -> None:
     assert hub.repositories[NAME].commits[address.revision]["README.md"].endswith(b"# Mine\n")
 
 
+def test_a_card_tells_of_the_bundle_beside_it(hub: Hub, copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def there() -> str:
+        repository = hub.repositories[NAME]
+        return repository.commits[repository.branches["main"]]["README.md"].decode()
+
+    push(Bundle.open(copy), NAME)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "generator": "other 9"}))
+    push(Bundle.open(copy), NAME)
+    assert there() == card(Bundle.open(copy), f"hf://{NAME}")
+    assert "other 9" in there()
+    (copy / "README.md").write_text("# Mine")
+    push(Bundle.open(copy), NAME)
+    assert there() == "# Mine"
+    assert not caplog.messages
+    (copy / "README.md").unlink()
+    push(Bundle.open("digits"), NAME)
+    assert there() == "# Mine"
+    assert [one for one in caplog.messages if "is somebody's own, and may tell of another bundle; it stays" in one]
+
+
+def test_what_any_repository_has_stays(hub: Hub) -> None:
+    manifest = json.loads((DIGITS / "manifest.json").read_text())
+    manifest["files"] |= dict.fromkeys(["README.md", ".gitattributes", "x.bin"], manifest["files"]["classes.txt"])
+    repository = hub.repositories.setdefault(NAME, Repository())
+    repository.commit({**dict.fromkeys(manifest["files"], b"x"), "manifest.json": json.dumps(manifest).encode()})
+    address = push(Bundle.open("digits"), NAME)
+    tree = repository.commits[address.revision]
+    assert (tree["README.md"], tree[".gitattributes"]) == (b"x", b"x")
+    assert "x.bin" not in tree
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "text", "said"),
+    [
+        (
+            "/create",
+            401,
+            "Invalid username or password.",
+            r"does not know who asks .*; log in with hf auth login or set HF_TOKEN$",
+        ),
+        ("/create", 403, "You have no rights", "may not do this: check the owner's name and the rights of the token$"),
+        ("/commit/main", 403, "storage limit", f"; {NAME} was made for it, and is empty: push again, or delete it$"),
+    ],
+)
+def test_what_the_hub_refuses(hub: Hub, end: str, status: int, text: str, said: str) -> None:
+    hub.refusals = {end: (status, text, 0)}
+    with pytest.raises(BundleError, match=f"cannot push to hf://{NAME}@main: .*{said}") as caught:
+        push(Bundle.open("digits"), NAME)
+    assert "\n" not in str(caught.value)
+
+
 def test_only_a_card_of_the_folder_itself_goes_along(hub: Hub, copy: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("password")
     (copy / "README.md").symlink_to(tmp_path / "secret")
