@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from trt_var.errors import UsageError
 
@@ -47,7 +47,7 @@ class Address:
 
     def __str__(self) -> str:
         folder = f"/{self.folder}" if self.folder else ""
-        revision = self.revision if self.revision.startswith("refs/pr/") else self.revision.replace("/", "%2F")
+        revision = self.revision if self.revision.startswith("refs/pr/") else quote(self.revision, safe="")
         return f"hf://{self.repository}@{revision}{folder}"
 
 

@@ -22,6 +22,7 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
         ("hf://me/digits/int8", Address("me/digits", "main", "int8")),
         ("hf://me/digits@refs/pr/3/int8", Address("me/digits", "refs/pr/3", "int8")),
         ("hf://me/digits@feature%2Fx/int8", Address("me/digits", "feature/x", "int8")),
+        ("hf://me/digits@a%252Fb%40c", Address("me/digits", "a%2Fb@c")),
     ],
 )
 def test_forms(text: str, expected: Address) -> None:
