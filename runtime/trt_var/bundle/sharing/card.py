@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.resources import files
 from string import Template
 
-import msgspec
-
 from trt_var.bundle import memory
 from trt_var.bundle.manifest import Manifest, default_n_draft, identity
 from trt_var.bundle.opening import Bundle
-from trt_var.bundle.sharing.figures import Figures, columns, compared, measured
+from trt_var.bundle.sharing.figures import Figures, cell, columns, compared, measured
 from trt_var.errors import printable
 
 NAME = "README.md"
@@ -40,8 +40,9 @@ def card(bundle: Bundle, place: str | None = None, figures: Figures | None = Non
     template = Template((files(__package__) / "card.md.in").read_text(encoding="utf-8"))
     return template.substitute(
         front=_front(manifest, origins),
-        title=_title(place),
-        place=place,
+        title=cell(_title(place)),
+        shell=shlex.quote(place),
+        python=json.dumps(place, ensure_ascii=False),
         label=RETRIEVER if manifest.classes > RETRIEVER else manifest.classes // 2,
         n_draft=default_n_draft(manifest),
         contents=columns(("", ""), _contents(bundle)),
@@ -68,12 +69,12 @@ def _origins(manifest: Manifest) -> Origins:
 
 
 def _front(manifest: Manifest, origins: Origins) -> str:
-    """YAML; strings of JSON are strings of YAML."""
+    """YAML; strings of JSON are strings of YAML, once what breaks its lines is escaped."""
     licence, bases = _licence(origins), sorted({one["repository"] for one in origins.values() if "repository" in one})
     found: dict[str, object] = {"license": licence.lower()} if licence else {}
     found |= FRONT | {"tags": [*TAGS, manifest.precision, *(["quantized"] if manifest.quantised else [])]}
     found |= {"base_model": bases} if bases else {}
-    return "\n".join(f"{key}: {msgspec.json.encode(value).decode()}" for key, value in found.items())
+    return "\n".join(f"{key}: {printable(json.dumps(value, ensure_ascii=False))}" for key, value in found.items())
 
 
 def _licence(origins: Origins) -> str | None:
@@ -84,7 +85,7 @@ def _licence(origins: Origins) -> str | None:
 
 def _licences(origins: Origins) -> str:
     if (licence := _licence(origins)) is not None:
-        return f"All weights are licensed {licence}."
+        return f"All weights are licensed {cell(licence)}."
     if any("licence" in one for one in origins.values()):
         return "The parts are under different licences, or some are unknown: all of them apply."
     return "The licence of the weights is not recorded in the bundle."

@@ -113,7 +113,7 @@ def measured(bundle: Bundle, figures: Figures | None) -> Iterator[str]:
             "Pictures": True,
             f"{figures.per_class} a class": figures.per_class,
             f"mean ± deviation of {figures.rounds} rounds": figures.rounds,
-            f"on {figures.backend}": figures.backend,
+            f"on {cell(figures.backend)}": figures.backend,
             f"by a judge that reads {figures.judge_accuracy or 0:.1%} of held-out real ones right": figures.judge_accuracy,
         }
         keys = [key for key in ("pair", "cfg") if any(getattr(row, key) is not None for row in figures.quality)]
@@ -145,12 +145,13 @@ def table(rows: Sequence[Row], *keys: str) -> str:
 def columns(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table in Markdown; what manifests say cannot break it, nor become HTML."""
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+    lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
     return "\n".join(lines)
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """As text: no HTML, link, picture, code or column comes of it."""
     text = printable(str(value))
-    for one, written in {"&": "&amp;", "<": "&lt;", "|": "\\|"}.items():
+    for one, written in {"&": "&amp;", "<": "&lt;", "|": "\\|", "[": "&#91;", "`": "&#96;"}.items():
         text = text.replace(one, written)
     return text

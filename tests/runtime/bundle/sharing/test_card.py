@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +91,40 @@ def test_names_cannot_break_tables_or_code() -> None:
     made = described(vae_origin={"path": "a|b<script>&c\u2028d", "repository": 'x"y: z'}, generator="`| x")
     assert "| a\\|b&lt;script>&amp;c\\u2028d |" in made
     assert ModelCard(made).data.to_dict()["base_model"] == ['x"y: z']
-    assert "run --engines a\\nb --labels" in card(Bundle.open("digits"), "a\nb")
+    assert "run --engines 'a\\nb' --labels" in card(Bundle.open("digits"), "a\nb")
+    assert "| built by | &#96;\\| x |" in made
+
+
+@pytest.mark.parametrize(
+    "text", ['MIT"\u2028--- # x\ufffe', "a\u2029--- b: c\x85", "\U0001f600 é \\", "[x]: {y}\x7f\U000e0001"]
+)
+def test_names_cannot_break_the_front(text: str) -> None:
+    made = described(vae_origin={"repository": text})
+    assert ModelCard(made).data.to_dict()["base_model"] == [text]
+
+
+def test_what_is_recorded_is_text(tmp_path: Path) -> None:
+    hostile = "<img src=x> [click](http://evil) ![](http://evil) `code`"
+    models = {
+        role: msgspec.structs.replace(model, origin={"licence": hostile})
+        for role, model in Bundle.open("digits").manifest.models.items()
+    }
+    made = described(models=models, vae_origin={"licence": hostile})
+    assert "All weights are licensed &lt;img" in made
+    spread = {"mean": 1, "deviation": 1}
+    row = {"n_draft": 1, "accuracy": spread, "frechet": spread, "seconds": spread}
+    (tmp_path / "quality.json").write_text(json.dumps({"backend": hostile, "quality": [row]}))
+    made += card(Bundle.open("digits"), hostile, figures.read(tmp_path / "quality.json"))
+    text = re.sub(r"\A---.*?^---|```.*?```", "", made, flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"<img|\[(click)?\]\(|`code", text)
+
+
+@pytest.mark.parametrize("place", ["C:\\new\\digits", "my bundle", 'a"b', "a'; rm x", "é\U0001f600", "$(id)"])
+def test_places_are_quoted(place: str) -> None:
+    made = card(Bundle.open("digits"), place)
+    command, code = re.search(r"^trt-var (.*)$", made, re.MULTILINE), re.search(r"load\((.*)\) as", made)
+    assert command and shlex.split(command[1])[2] == place
+    assert code and ast.literal_eval(code[1]) == place
 
 
 def test_quantised_and_wide(golden_bundle: Path) -> None:
