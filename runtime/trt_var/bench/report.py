@@ -60,6 +60,10 @@ class Report:
         own = Path(row.setting.engines).name
         return f"{own if names.count(own) == 1 else row.setting.engines}: {model}"
 
+    def label(self, row: Row) -> str:
+        """The name, and the backend: what tells one row from all others of its batch."""
+        return f"{self.name(row)}, {row.setting.backend}"
+
 
 def spectrum(pipeline: Pipeline, n_draft: int, images: int) -> Spectrum:
     """Figure 3b: of the pictures after every scale, what the first three and the last three add."""
@@ -136,7 +140,9 @@ def markdown(report: Report, plots: Sequence[str]) -> str:
         "memory": "Memory by batch (Table 3)",
         "spectrum": "Fourier spectrum of what the first and the last three scales add (Figure 3b)",
     }
-    lines = ["# Measured", "", f"`{report.command}`", ""]
+    bundles = ", ".join(dict.fromkeys(Path(folder).name for folder in report.manifests))
+    batches = ", ".join(map(str, dict.fromkeys(row.setting.batch for row in report.rows)))
+    lines = [f"# Measured: {bundles}, batch {batches}", "", f"`{report.command}`", ""]
     lines += [f"- {name}: {value}" for name, value in report.machine.items()]
     lines += [
         "",
@@ -168,7 +174,7 @@ def table(report: Report) -> list[str]:
         base = plain.get((row.setting.backend, batch))
         memory = row.peak if row.device_memory is None else row.device_memory
         lines.append(
-            f"| {report.name(row)} | {batch} | {row.total:.3g} | {bare:.3g} | {batch / row.total:.3g} "
+            f"| {report.label(row)} | {batch} | {row.total:.3g} | {bare:.3g} | {batch / row.total:.3g} "
             f"| {batch / bare:.3g} | {f'{base / bare:.2f}×' if base else '–'} | {row.parameters / 1e6:.0f} M "
             f"| {memory / 1e9:.2f} | {row.description} |"
         )
@@ -184,7 +190,7 @@ def _memory_table(report: Report) -> list[str]:
     for row in report.rows:
         memory = row.peak if row.device_memory is None else row.device_memory
         measured = [_gigabytes(size) for size in (row.anonymous, row.files, row.added)]
-        cells = [f"{report.name(row)}, {row.setting.backend}", str(row.setting.batch), *_computed(report, row)]
+        cells = [report.label(row), str(row.setting.batch), *_computed(report, row)]
         lines.append(f"| {' | '.join([*cells, f'{memory / 1e9:.2f}', *measured])} |")
     told = "The process's own (anonymous) memory and pages of mapped files, each at its peak; requests add to the former."
     return [*lines, "", told] if any(row.anonymous is not None for row in report.rows) else lines
@@ -231,7 +237,7 @@ def _latency(axes: Any, report: Report) -> None:
         axes.barh(i, row.decoder, left=bare, color=GREY, label=None if i else "decoder")
     axes.set_yticks(
         range(len(report.rows)),
-        [f"{report.name(row)}, {row.setting.backend}, batch {row.setting.batch}" for row in report.rows],
+        [f"{report.label(row)}, batch {row.setting.batch}" for row in report.rows],
         fontsize=8,
     )
     axes.invert_yaxis()
@@ -258,13 +264,13 @@ def _scales(axes: Any, report: Report) -> None:
 
 def _memory(axes: Any, report: Report) -> None:
     rows = [row for row in report.rows if row.setting.backend not in EAGERS]
-    for name, backend in dict.fromkeys((report.name(row), row.setting.backend) for row in rows):
+    for label in dict.fromkeys(map(report.label, rows)):
         points = [
             (row.setting.batch, (row.peak if row.device_memory is None else row.device_memory) / 1e9)
             for row in rows
-            if (report.name(row), row.setting.backend) == (name, backend)
+            if report.label(row) == label
         ]
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=f"{name}, {backend}")
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
     axes.set_xlabel("batch")
     axes.set_ylabel("peak GB, weights included")
     axes.set_ylim(bottom=0)

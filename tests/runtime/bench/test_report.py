@@ -34,7 +34,8 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert found["peak"] > 10e6
         assert found["setting"]["threads"] == 1
     text = (tmp_path / "report.md").read_text()
-    assert "| VAR-d5 | 3 |" in text
+    assert text.startswith("# Measured: digits, batch 1, 3\n")
+    assert "| VAR-d5, onnxruntime | 3 |" in text
     assert re.search(r"\| CoDe N=4, onnxruntime \| 1( \| 0\.0\d\d){3}( \| 0\.\d\d){1}( \| 0\.[01]\d\d){3} \|\n", text)
     assert "CPU, float32 arithmetic, 1 thread;" in text
     for name in ("latency", "scales", "memory", "spectrum"):
@@ -145,8 +146,8 @@ def test_several_bundles_in_one_report(
     ]
     assert [bundle["precision"] for bundle in report["bundles"].values()] == ["fp32", "fp32, quantised", "fp32"]
     text = (tmp_path / "out/report.md").read_text()
-    assert "| other: VAR-d7 | 1 | 7 | 6.5 |" in text
-    assert "| int8: CoDe N=4 | 1 | 5 | 4.5 | 0.2 | 0.222 | 1.44× |" in text
+    assert "| other: VAR-d7, onnxruntime | 1 | 7 | 6.5 |" in text
+    assert "| int8: CoDe N=4, onnxruntime | 1 | 5 | 4.5 | 0.2 | 0.222 | 1.44× |" in text
     cache = f"{need(manifest, 4, 1, drops_outputs=False).cache / 1e9:.3f}"
     assert re.search(rf"\| digits: CoDe N=4, onnxruntime \| 1 \| [\d.]+ \| {cache} \|", text)
     capsys.readouterr()
