@@ -16,7 +16,7 @@ from trt_var.cli.shell.manual import COLOUR, groups
 def pages() -> dict[str, str]:
     """Markdown of the page."""
     parser = cli.parser()
-    os.environ["COLUMNS"] = "88"  # argparse asks it for the width of usage lines
+    os.environ["COLUMNS"] = "80"  # argparse asks it for the width of usage lines
     parts = [
         "# Command line",
         "Generated from the parsers of this version; `trt-var COMMAND --help` says the same, and so does the manual page, "
