@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 from trt_var.errors import UsageError
@@ -69,6 +70,15 @@ def parsed(path: str | os.PathLike[str]) -> Address:
     if not found or not _is_plain(revision) or not (folder == "" or _is_plain(folder)):
         raise UsageError(f"{text[:200]!r} is no address on the hub; {FORM}")
     return Address(found["name"], revision, folder)
+
+
+def short_name(path: str | os.PathLike[str]) -> str:
+    """What clients call a bundle: its repository, or its folder.
+
+    Raises:
+        UsageError: an address of another form.
+    """
+    return parsed(path).repository.partition("/")[2] if is_address(path) else Path(path).resolve().name
 
 
 def _is_plain(path: str) -> bool:

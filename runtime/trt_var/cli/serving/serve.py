@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_var.backends.installed import needed
+from trt_var.bundle.hub.address import short_name
 from trt_var.cli import options as arguments
 from trt_var.cli.serving import clustered
 from trt_var.errors import BackendError, UsageError
@@ -130,7 +131,7 @@ def _serve(options: argparse.Namespace) -> None:
     hosts = frozenset(name.lower() for name in options.allow_host)
     if server.is_loopback(options.host):
         hosts |= server.LOOPBACK
-    name = options.model_name or _name(options.engines)
+    name = options.model_name or short_name(options.engines)
     if options.ray is not None:
         clustered.serve(options, _args(options, name, hosts))
         return
@@ -147,13 +148,6 @@ def _serve(options: argparse.Namespace) -> None:
         engine.batcher.start()  # before the server: what fails here, or is interrupted, ends as any command does
         if server.serve(app, process, listening, lambda: _say(process, listening)):
             raise BackendError(f"the service ended: {engine.batcher.trouble}")
-
-
-def _name(engines: Path) -> str:
-    """Of the folder, or of the repository on the hub."""
-    from trt_var.bundle.hub.address import is_address, parsed
-
-    return parsed(engines).repository.partition("/")[2] if is_address(engines) else engines.resolve().name
 
 
 def _args(options: argparse.Namespace, name: str, hosts: frozenset[str]) -> dict[str, Any]:

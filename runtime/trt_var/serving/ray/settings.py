@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from trt_var.bundle.hub.address import short_name
 from trt_var.errors import UsageError
 from trt_var.serving.app.keys import Keys
 from trt_var.serving.app.settings import Settings
@@ -31,7 +32,7 @@ class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         ingresses: processes that speak HTTP behind Serve's proxies; limits of keys are each one's own.
         cpus, gpus: that a replica of the engine takes.
         n_draft, floor, target, batch, waiting, timeout: see ``Batching``.
-        model: the name for clients; the folder's if not given.
+        model: the name for clients; the folder's, or the repository's on the hub, if not given.
         images: that one request may ask for.
         key_file, key_rate, key_images: who may ask, on the machine of an ingress; see ``Keys``.
         hosts: values of the Host header that are answered; any if there are none.
@@ -98,4 +99,4 @@ class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         """
         keys = Keys(Path(self.key_file), self.key_rate, self.key_images) if self.key_file else None
         hosts = frozenset(name.lower() for name in self.hosts)
-        return Settings(self.model or Path(self.engines).name, self.images, keys=keys, hosts=hosts, page=self.page)
+        return Settings(self.model or short_name(self.engines), self.images, keys=keys, hosts=hosts, page=self.page)

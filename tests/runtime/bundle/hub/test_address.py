@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trt_var.bundle.hub.address import Address, is_address, parsed
+from trt_var.bundle.hub.address import Address, is_address, parsed, short_name
 from trt_var.errors import UsageError
+from trt_var.serving.ray.settings import Args
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
@@ -62,6 +63,15 @@ def test_others_are_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["digits", "engines/d30-d16", "hf", "hf/x", "/hf://x", "~/hf:", "C:\\hf"])
 def test_folders_are_none(text: str) -> None:
     assert not is_address(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [(f"hf://me/d30@{COMMIT}/int8", "d30"), ("hf:/me/d30", "d30"), ("a/b/../d", "d"), ("digits", "digits")],
+)
+def test_what_clients_call_it(given: str, name: str) -> None:
+    assert short_name(given) == short_name(Path(given)) == name
+    assert Args(engines=given).settings().model == name
 
 
 def test_pinned() -> None:
