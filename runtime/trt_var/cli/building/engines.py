@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from trt_var.bundle.hub.address import Address, is_address, parsed
 from trt_var.cli import options as arguments
 from trt_var.cli.progress import Bars
+from trt_var.errors import UsageError
 from trt_var.files.paths import expanded
 
 if TYPE_CHECKING:
@@ -68,7 +71,16 @@ def add_options(parser: argparse._ActionsContainer) -> None:
 
 
 def _engines(options: argparse.Namespace) -> None:
+    if is_address(options.bundle):
+        raise UsageError(_elsewhere(parsed(options.bundle)))
     build(options.bundle, options, options.graphs, options.force)
+
+
+def _elsewhere(address: Address) -> str:
+    """The hub's cache is its client's, and a bundle's next commit lies in another folder of it."""
+    load = f"hf download {address.repository} --revision {shlex.quote(address.revision)} --local-dir engines/mine"
+    place = shlex.quote(f"engines/mine/{address.folder}".rstrip("/"))
+    return f"engines lie beside their bundle, in a folder of yours; first {load}, then trt-var engines {place}"
 
 
 def build(bundle: Path, options: argparse.Namespace, graphs: tuple[str, ...] = (), force: bool = False) -> None:

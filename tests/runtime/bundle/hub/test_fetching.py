@@ -18,6 +18,7 @@ from hubs import Hub, Tree
 from trt_var import BundleError, Pipeline
 from trt_var.bundle.hub import fetching
 from trt_var.bundle.opening import PACKAGED, Bundle
+from trt_var.cli.main import main
 
 DIGITS = PACKAGED / "digits"
 NAME = "me/digits"
@@ -250,6 +251,13 @@ def test_a_failure_waits_for_no_other_file(hub: Hub, tmp_path: Path) -> None:
     failed = ran(hub, tmp_path, sys.executable, "-m", "trt_var", "info", f"hf://{NAME}")
     assert failed.returncode == 1 and "403 Forbidden" in failed.stderr
     assert time.monotonic() - begun < 40
+
+
+def test_engines_lie_in_no_cache(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engines", f"hf://{NAME}@v1/int8", "--kind", "rtx", "--target", "sm89"]) == 2
+    load = f"hf download {NAME} --revision v1 --local-dir engines/mine, then trt-var engines engines/mine/int8\n"
+    assert capsys.readouterr().err.endswith(load)
+    assert not hub.asked
 
 
 def test_without_the_client(tmp_path: Path) -> None:
