@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import shutil
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 MAX_FILES = 1000
 MAX_TOTAL = 128 << 30  # bytes; d36 in float32 takes 10
 AT_ONCE = 4  # downloads
+MOMENT = 2.0  # seconds in which those that are stopped may remove what they have
 
 
 def fetch(address: Address) -> tuple[Path, Address]:
@@ -130,18 +133,31 @@ def _download(hub: Any, address: Address, folder: Path, missing: dict[str, File]
         )
     log.info("fetching %d files of %s, %.1f MB", len(missing), address, total / 1e6)
 
+    stop = threading.Event()
+    options = _stoppable(hub, stop)
+
     def get(name: str) -> None:
         # a file that is there has another size: the client would leave it
-        _downloaded(hub, address, address.inside(name), again=(folder / name).exists())
+        _downloaded(hub, address, address.inside(name), again=(folder / name).exists(), **options)
 
-    _side_by_side(get, missing)
+    _side_by_side(get, missing, stop)
 
 
-def _side_by_side(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """In threads that nothing waits for: a transfer may take many minutes, and the client cannot be told to stop one.
+def _stoppable(hub: Any, stop: threading.Event) -> dict[str, Any]:
+    """What ends a transfer at its next block: a progress bar that raises; the client removes what it has then."""
+    if "tqdm_class" not in inspect.signature(hub.hf_hub_download).parameters:  # before 1.0
+        return {}
 
-    What is under way at a failure or Ctrl-C goes on until the process ends, and begins where it was the next time.
-    """
+    def update(self: Any, n: float | None = 1) -> Any:
+        if stop.is_set():
+            raise InterruptedError("another file failed, or Ctrl-C")
+        return hub.utils.tqdm.update(self, n)
+
+    return {"tqdm_class": type("Bar", (hub.utils.tqdm,), {"update": update})}
+
+
+def _side_by_side(work: Callable[[str], None], names: Iterable[str], stop: threading.Event) -> None:
+    """In threads that are not waited for at a failure or Ctrl-C, but for a moment: a block of a file may take long."""
     todo, ended = deque(names), SimpleQueue[BaseException | None]()
 
     def run() -> None:
@@ -158,18 +174,23 @@ def _side_by_side(work: Callable[[str], None], names: Iterable[str]) -> None:
                 ended.put(None)
 
     count = len(todo)
-    for _ in range(min(AT_ONCE, count)):
-        threading.Thread(target=run, name="hub", daemon=True).start()
+    threads = [threading.Thread(target=run, name="hub", daemon=True) for _ in range(min(AT_ONCE, count))]
+    for one in threads:
+        one.start()
     try:
         for _ in range(count):
             if error := ended.get():
                 raise error
     finally:
         todo.clear()  # what has not begun does not
+        stop.set()
+        until = time.monotonic() + MOMENT
+        for one in threads:
+            one.join(max(0.0, until - time.monotonic()))
 
 
-def _downloaded(hub: Any, address: Address, path: str, again: bool = False) -> str:
+def _downloaded(hub: Any, address: Address, path: str, again: bool = False, **options: Any) -> str:
     found: str = hub.hf_hub_download(
-        address.repository, path, revision=address.revision, force_download=again, library_name="trt-var"
+        address.repository, path, revision=address.revision, force_download=again, library_name="trt-var", **options
     )
     return found

@@ -260,6 +260,16 @@ def test_engines_lie_in_no_cache(hub: Hub, capsys: pytest.CaptureFixture[str]) -
     assert not hub.asked
 
 
+def test_a_failure_leaves_no_other_file_half(hub: Hub, tmp_path: Path) -> None:
+    tree = added(hub)
+    hub.slow = {name: 1.0 for name in tree if name.endswith(".weights")}
+    hub.refusals = {name: (403, "no", 0) for name in tree if name.endswith(".onnx")}
+    refused("403 Forbidden")
+    assert any("/large/" in one for one in hub.asked)
+    left = [path for path in (tmp_path / "cache").rglob("blobs/*") if path.stat().st_size > 1_000_000]
+    assert not left
+
+
 def test_without_the_client(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['huggingface_hub'] = None\n"
