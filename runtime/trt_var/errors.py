@@ -61,7 +61,7 @@ class BundleError(TrtVarError):
         >>> from trt_var import Pipeline
         >>> Pipeline.load("nowhere")
         Traceback (most recent call last):
-        trt_var.errors.BundleError: no bundle at nowhere (no manifest.json); build one with trt-var build --out nowhere
+        trt_var.errors.BundleError: no bundle at nowhere (no manifest.json): --engines digits needs none, and ...
     """
 
 

@@ -133,7 +133,7 @@ class Pipeline(Opened):
             seeds: one for each image, or the first of consecutive ones, 0 to 2^64 − 1; -1 for one drawn at random, which the
                 result says.
             n_draft: how many scales the drafter draws, 0 (plain refiner) to K (plain drafter); all but two if not given.
-            sampling: settings, or the name of a preset (``default``, ``code``, ``var``).
+            sampling: settings, or the name of a preset (``default``, ``code``, ``var``, ``cca``, ``ddo``).
             batch_size: how many images are drawn together.
             teacher: tokens [n, L] that later scales and the image are made of in place of the drawn ones, to compare
                 backends or precisions on equal input; ``tokens`` of the result are still the drawn ones.

@@ -25,6 +25,7 @@ from trt_var_export.weights.names import imagenet_names, known_names, told_names
 from trt_var_export.weights.sources import resolve
 from trt_var_training.contrastive import ContrastObjective
 from trt_var_training.data import Augmentation, Batches, FolderImages
+from trt_var_training.folders import check_there
 from trt_var_training.job import Job
 from trt_var_training.trainer import Objective, Plan, settings, train
 from trt_var_training.var import CLASS_DROPOUT, Teacher, drafter_objective, refiner_objective
@@ -48,6 +49,7 @@ def finetune(job: Job, say: Say = log.info) -> None:
         OutputError: ``job.out`` cannot be written.
     """
     job = replace(job, out=expanded(job.out), data=expanded(job.data))
+    check_there(job.data)
     if job.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("PyTorch sees no CUDA device here; use --device cpu")
     drafter = resolve(job.drafter, "drafter", key=job.drafter_key)

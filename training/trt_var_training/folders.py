@@ -40,6 +40,16 @@ def counts(name: str) -> bool:
     return not name.startswith(".") and name.casefold() not in SYSTEM
 
 
+def check_there(root: Path) -> None:
+    """Before anything is fetched for it.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}; give a folder with one folder of pictures a class")
+
+
 def list_folders(root: Path) -> Listing:
     """List a folder of folders of pictures; a class's pictures may lie in folders below its own.
 
@@ -47,8 +57,7 @@ def list_folders(root: Path) -> Listing:
         DataError: no such folder, one that cannot be read, no pictures at all, or splits instead of classes.
     """
     try:
-        if not root.is_dir():
-            raise DataError(f"there is no folder {root}; give a folder with one folder of pictures a class")
+        check_there(root)
         return _listed(root)
     except OSError as error:
         name = shown(str(error.filename or root))

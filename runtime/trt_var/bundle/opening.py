@@ -77,7 +77,8 @@ class Bundle:
             file = path / manifests.FILE_NAME
             if not file.is_file():
                 raise BundleError(
-                    f"no bundle at {path} (no {manifests.FILE_NAME}); build one with trt-var build --out {path}"
+                    f"no bundle at {path} (no {manifests.FILE_NAME}): --engines digits needs none, and "
+                    f"trt-var build --drafter d30 --refiner d16 --out {path} makes one"
                 )
             if file.stat().st_size > manifests.MAX_BYTES:
                 raise BundleError(f"{file} is larger than {manifests.MAX_BYTES} bytes: not a manifest")

@@ -27,15 +27,15 @@ COMMANDS = {
     "finetune": Command("build", "building.finetune", "specialise a pair for one N (needs trt-var[train])"),
     "card": Command("build", "building.card", "a model card of a bundle, from its own records"),
     "push": Command("build", "building.push", "a bundle onto the Hugging Face hub (needs trt-var[hub])"),
-    "serve": Command("serve", "serving.serve", "an HTTP service: OpenAI's image API, Open Inference Protocol"),
-    "load": Command("serve", "serving.load", "offer requests to a running service, and measure it"),
+    "serve": Command("serve", "serving.serve", "HTTP service, OpenAI's image API (needs trt-var[serve])"),
+    "load": Command("serve", "serving.load", "offer a service requests, measured (needs trt-var[load])"),
     "backends": Command("inspect and plan", "measuring.backends", "what can run bundles on this machine"),
     "info": Command("inspect and plan", "measuring.info", "what a bundle holds, whether it is whole, its memory"),
     "plan": Command("inspect and plan", "measuring.plan", "cost on a GPU, what meets targets, how many devices"),
-    "bench": Command("measure", "measuring.bench", "latency, throughput and memory, with tables and plots"),
+    "bench": Command("measure", "measuring.bench", "latency, throughput, memory, plots (needs trt-var[bench])"),
     "eval": Command("measure", "measuring.evaluate", "image quality and agreement; samples for published evaluators"),
     "score": Command("measure", "measuring.score", "how likely pictures are under classes"),
-    "completion": Command("set up", "shell.completion", "have a shell complete commands, options and files"),
+    "completion": Command("set up", "shell.completion", "have a shell complete all this (needs trt-var[completion])"),
 }
 
 

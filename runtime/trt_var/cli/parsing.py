@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -27,7 +28,18 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=Formatter, **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{painted(f'{self.prog}:', RED, sys.stderr)} {message}; see {self.prog} --help\n")
+        self.exit(USAGE, f"{painted(f'{self.prog}:', RED, sys.stderr)} {_nearer(message)}; see {self.prog} --help\n")
+
+
+def _nearer(message: str) -> str:
+    """A command that is none, with one that is like it, not with all."""
+    given = re.match(r"argument COMMAND: invalid choice: '([^']*)'", message)
+    if given is None:
+        return message
+    import difflib  # 10 ms, for those alone who mistype
+
+    near = difflib.get_close_matches(given[1], COMMANDS, 1)
+    return f"there is no command {given[1]!r}{f'; did you mean {near[0]}?' if near else ''}"
 
 
 class Lazy(Parser):
@@ -57,7 +69,8 @@ class Main(Parser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        made = self.add_subparsers(required=True, metavar="COMMAND", parser_class=Lazy)
+        made = self.add_subparsers(metavar="COMMAND", parser_class=Lazy)
+        self.set_defaults(name="", command=lambda _: self.print_help())
         self.commands: dict[str, Lazy] = {
             name: made.add_parser(name, command=name, help=one.help) for name, one in COMMANDS.items()
         }

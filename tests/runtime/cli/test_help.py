@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from trt_var.cli.commands import COMMANDS, tasks
-from trt_var.cli.main import parser
+from trt_var.cli.main import main, parser
 from trt_var.cli.parsing import Lazy
 from trt_var.cli.progress import RED, painted
 
@@ -147,3 +147,18 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 4096)
     except OSError:  # how a terminal ends on Linux
         return b""
+
+
+def test_without_a_command_there_is_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "first steps:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("runn", "there is no command 'runn'; did you mean run?"), ("xyz", "there is no command 'xyz'")]
+)
+def test_a_command_that_is_none(capsys: pytest.CaptureFixture[str], given: str, said: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([given])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"trt-var: {said}; see trt-var --help\n"

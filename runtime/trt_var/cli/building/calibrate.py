@@ -59,7 +59,12 @@ def add_options(parser: argparse._ActionsContainer) -> None:
         default="int8",
         help="fp8: E4M3, for TensorRT on sm89 and later; weights: only they are int8 (default: int8)",
     )
-    parser.add_argument("--method", choices=("minmax", "percentile", "entropy"), default="percentile")
+    parser.add_argument(
+        "--method",
+        choices=("minmax", "percentile", "entropy"),
+        default="percentile",
+        help="ranges from all that was seen, from all but the rarest, or by least information lost (default: %(default)s)",
+    )
     parser.add_argument("--alpha", type=float, metavar="A", help="share of outliers to migrate (default: searched)")
     parser.add_argument(
         "--decoder", choices=("float", "int8"), default="float", help="int8: the VQVAE decoder's convolutions too"

@@ -55,7 +55,9 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
     eager = "also eager PyTorch doing what the published code does: eager, or eager-bf16 in bfloat16, or both"
     parser.add_argument("--compare", default="", metavar="A,B", help=eager)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of eager PyTorch (default: cpu)")
-    parser.add_argument("--spectrum", type=int, default=8, metavar="n", help="images of the Fourier figure, 0 for none")
+    parser.add_argument(
+        "--spectrum", type=int, default=8, metavar="n", help="images of the Fourier figure, 0 for none (default: 8)"
+    )
     parser.add_argument("--out", type=expanded, default=Path("bench"), metavar="DIR", help="folder (default: %(default)s)")
     arguments.add_json(parser, "also print report.json's object, and nothing else, on standard output")
     parser.set_defaults(command=_bench)

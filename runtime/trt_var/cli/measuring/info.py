@@ -105,7 +105,8 @@ def _engines(folder: Path) -> list[dict[str, Any]]:
 
 
 def _print(found: dict[str, Any]) -> None:
-    print(f"{found['path']}: {found['precision']}, {found['bytes'] / MIB:.0f} MiB, built by {found['generator']}")
+    precision = f"{found['precision']}{', quantised' if found['quantised'] else ''}"
+    print(f"{found['path']}: {precision}, {found['bytes'] / MIB:.0f} MiB, built by {found['generator']}")
     print(f"images      {found['image_side']}×{found['image_side']}, {found['classes']} classes")
     print(f"scales      {_listed(found['schedule'], ' ')} ({found['tokens']} tokens)")
     for role, model in found["models"].items():

@@ -37,7 +37,7 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
     )
     parser.add_argument("--device", metavar="GPU", help="l4, l20 (default), l40s, a10, a100, h100, h200, 4090, 5090")
     parser.add_argument("--target-latency", type=float, metavar="s", help="seconds a batch at most")
-    parser.add_argument("--memory", type=float, metavar="GB", help="gigabytes at most")
+    parser.add_argument("--memory", type=float, metavar="GB", help="of a batch, at most")
     parser.add_argument("--quality", type=float, metavar="FID", help="published FID of the released pair at most")
     parser.add_argument(
         "--report", type=expanded, action="append", metavar="FILE", help="of trt-var bench; several for several precisions"
