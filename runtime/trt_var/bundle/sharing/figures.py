@@ -38,8 +38,13 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """As ``trt-var eval --json`` writes them: by a judge, or by the metrics of ``--fidelity``."""
+    """As ``trt-var eval --json`` writes them: by a judge, or by the metrics of ``--fidelity``.
 
+    Attributes:
+        bundle: the ``identity`` of what was measured; None in older files.
+    """
+
+    bundle: str | None = None
     backend: str | None = None
     judge_accuracy: float | None = None
     per_class: int | None = None

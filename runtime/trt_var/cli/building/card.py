@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from trt_var.cli import options as arguments
+from trt_var.errors import UsageError
 from trt_var.files.paths import expanded
 
 
@@ -25,6 +26,7 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _card(options: argparse.Namespace) -> None:
+    from trt_var.bundle.manifest import identity
     from trt_var.bundle.opening import Bundle
     from trt_var.bundle.sharing import figures
     from trt_var.bundle.sharing.card import card
@@ -34,6 +36,8 @@ def _card(options: argparse.Namespace) -> None:
     check_targets(files=[options.out])
     measured = figures.read(options.quality) if options.quality else None
     bundle = Bundle.open(options.bundle)
+    if measured and measured.bundle not in (None, identity(bundle.manifest)):
+        raise UsageError(f"{options.quality} has figures of another bundle; measure this one with trt-var eval")
     text = card(bundle, options.place or bundle.source or str(options.bundle), measured)
     if options.out is None:
         print(text, end="")

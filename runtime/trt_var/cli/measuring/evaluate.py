@@ -60,6 +60,7 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _eval(options: argparse.Namespace) -> None:
+    from trt_var.bundle.manifest import identity
     from trt_var.files.outputs import check_targets
 
     _check(options)
@@ -69,8 +70,9 @@ def _eval(options: argparse.Namespace) -> None:
         for n_draft in _drafts(options, pipeline):
             _series(options, pipeline, n_draft).check(pipeline, options.rounds)
         report = _work(options)(options, pipeline)
+        told = {"engines": str(options.engines), "bundle": identity(pipeline.manifest), "backend": pipeline.backend}
     if options.json:
-        _write(options.json, report | {"engines": str(options.engines), "backend": pipeline.backend})
+        _write(options.json, report | told)
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 
 from trt_var import DataError, Pipeline
+from trt_var.bundle.manifest import identity
 from trt_var.bundle.opening import Bundle
 from trt_var.bundle.sharing import figures
 from trt_var.bundle.sharing.card import card
@@ -179,3 +180,11 @@ def test_a_closed_pipe() -> None:
 def test_the_packaged_bundle_is_what_it_says() -> None:
     with Pipeline.load("digits") as pipeline:
         assert f"| N, scales of the drafter | {', '.join(map(str, pipeline.manifest.serves))};" in described()
+
+
+def test_figures_of_another_bundle_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, row = tmp_path / "quality.json", json.loads(QUALITY.read_text("utf-8"))["quality"][0]
+    for bundle, code in ((identity(Bundle.open("digits").manifest), 0), ("0" * 64, 2)):
+        path.write_text(json.dumps({"bundle": bundle, "quality": [row]}))
+        assert main(["card", "digits", "--quality", str(path)]) == code
+    assert "figures of another bundle" in capsys.readouterr().err
