@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,13 +170,19 @@ def test_full_disk(toy: dict[str, str], tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_killed_build_leaves_no_bundle(toy: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
+    """Where Python drops what a signal raises, in a callback of C code, the build goes on, and what it makes is whole."""
     command = [sys.executable, "-m", "trt_var", "build", "--drafter", toy["drafter"], "--vae", toy["vae"]]
-    process = subprocess.Popen([*command, "--out", str(tmp_path / "x")], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".x.unfinished-*/*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    for _ in range(3):
+        process = subprocess.Popen([*command, "--out", str(tmp_path / "x")], stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".x.unfinished-*/*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+        if process.returncode != 0:
+            break
+        Bundle.open(tmp_path / "x").verify()
+        shutil.rmtree(tmp_path / "x")
     assert process.returncode != 0
     assert not (tmp_path / "x").exists()
     assert not list(tmp_path.glob("**/manifest.json"))
