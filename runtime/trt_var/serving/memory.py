@@ -16,7 +16,7 @@ def steady() -> None:
     """Let go of what batches needed, where the C library is glibc: else the largest of every thread's are kept, and add up.
 
     Two pools for all threads, and what is free at their ends is returned beyond 64 MB (figures: docs/reliability.md, the
-    service). Thresholds of a few megabytes cost a tenth of the images a second: every batch then has its pages zeroed again.
+    service). With thresholds of a few megabytes every batch has its pages zeroed again (docs/serving.md, what was tried).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -28,7 +28,7 @@ def steady() -> None:
 def seldom_searched() -> Iterator[None]:
     """Look for cycles seldom, and not among what is there already: a thousand waiting requests are objects that stay, too.
 
-    Under load, the collector took 4 % of a core at its usual thresholds.
+    At its usual thresholds the collector takes time from requests under load (docs/serving.md, what was tried).
     """
     before = gc.get_threshold()
     gc.collect()

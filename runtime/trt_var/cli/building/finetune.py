@@ -22,6 +22,15 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
     )
     models = f"a released name, {FILE}, or random:dN"
     add_models(parser, models, models, "a file", refiner_required=True)
+    _add_data(parser)
+    _add_course(parser)
+    _add_guidance_free(parser)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="weights and checkpoints")
+    parser.set_defaults(command=_finetune)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=expanded,
@@ -51,6 +60,9 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
         help="how all pictures are looked at before the first step: headers and ends of the files (quick, the default: "
         "minutes for a million), or every pixel (full: some 25 times as long)",
     )
+
+
+def _add_course(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n-draft", type=int, required=True, metavar="N", help="scales that the drafter draws")
     arguments.add_seed(parser, "of the batches")
     arguments.add_batch_size(parser, 64, "images a batch")
@@ -67,6 +79,9 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
         "--label-dropout", type=float, default=0.1, metavar="P", help="share of labels left out, for guidance (default: 0.1)"
     )
     parser.add_argument("--flip", action="store_true", help="mirror every second picture")
+
+
+def _add_guidance_free(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance-free",
         action="store_true",
@@ -83,9 +98,6 @@ def add(parser: argparse.ArgumentParser, name: str) -> None:
         help="of --guidance-free: weight of pictures under labels of others (default: as published for the depth, 50 up to "
         "d20, 100 up to d24, else 1000)",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    parser.add_argument("--out", type=expanded, required=True, metavar="DIR", help="weights and checkpoints")
-    parser.set_defaults(command=_finetune)
 
 
 def _finetune(options: argparse.Namespace) -> None:

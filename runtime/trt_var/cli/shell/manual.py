@@ -25,7 +25,7 @@ CODES = {
     "130": "interrupted; nothing unfinished is left",
 }
 VARIABLES = {
-    "NO_COLOR": "no colours, on terminals neither",
+    "NO_COLOR": "no colours, not even on terminals",
     "FORCE_COLOR": "colours, in pipes too",
     "HF_HOME, HF_ENDPOINT": "cache and address of the hub, for released weights",
 }
