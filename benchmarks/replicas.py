@@ -2,8 +2,9 @@
 
 ``update``: two engines of one bundle are replaced by two of another, and back, while requests come; none may fail, and every
 picture must be one of either bundle, of the new one once it is there. ``lost``: throughput and latency at several rates,
-with and without an engine that is killed, beside the simulation with batch times measured here. Its drafter is random and
-slow enough that HTTP is little beside it. Service, generator and pipeline share the machine: let nothing else run.
+with and without an engine that is killed, beside the simulation with batch times that two engines have with the cores to
+themselves; ingress, proxy and generator take of them (figures: docs/scale.md). Its drafter is random and larger than the
+digits'. All share the machine: let nothing else run.
 """
 
 from __future__ import annotations
