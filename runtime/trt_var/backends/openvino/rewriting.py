@@ -72,7 +72,26 @@ def norm_at_once(model: ov.Model) -> None:
         mean = ops.reduce_mean(ops.power(x, _float(2)), _axes(-1), True)
         root = ops.sqrt(ops.add(mean, _float(SMALLEST / size)))
         gains = ops.constant(np.full(size, size**-0.5, np.float32))
-        _replace(division, ops.multiply(ops.multiply(x, ops.divide(_float(1), root)), gains))
+        normed = ops.multiply(ops.multiply(x, ops.divide(_float(1), root)), gains)
+        scaled = _reader(division)
+        if scaled.get_type_name() != "Multiply":
+            _replace(division, normed)
+            continue
+        # with an axis more: else the heads' temperatures are multiplied into the gains, which the kernel takes for one head
+        by = next(scaled.input_value(i) for i in range(2) if scaled.input_value(i) != division.output(0))
+        _replace(scaled, ops.squeeze(ops.multiply(ops.unsqueeze(normed, _axes(0)), by), _axes(0)))
+
+
+def gather_heads(model: ov.Model) -> None:
+    """Queries, keys and values [n, R, H, D] taken out of [n, R, 3, H, D] by copying runs, not by a general split."""
+    for cut in (*_of(model, "Slice"), *_of(model, "StridedSlice")):
+        shape = cut.get_output_partial_shape(0)
+        start, squeezed = cut.input_value(1).get_node(), _reader(cut)
+        if len(shape) != 5 or shape[2].is_dynamic or shape[2].get_length() != 1 or start.get_type_name() != "Constant":
+            continue
+        if squeezed.get_type_name() == "Squeeze":
+            place = ops.constant(np.int64(start.get_data().ravel()[-1]))
+            _replace(squeezed, ops.gather(cut.input_value(0), place, ops.constant(np.int64(2))))
 
 
 def shorten_cache(model: ov.Model) -> ov.Model:
@@ -126,3 +145,6 @@ def _replace(old: ov.Node, new: ov.Node) -> None:
     for reader in old.output(0).get_target_inputs():
         reader.replace_source_output(new.output(0))
     new.output(0).add_names(names)
+
+
+ALL = (widen_late, attend_over_rows, gather_heads, norm_at_once)

@@ -133,7 +133,7 @@ class OpenVino(HostMemory):
             model = core.read_model(readable)
         if images is not None:
             model.reshape({port: [images, *list(port.partial_shape)[1:]] for port in model.inputs})
-        for rewrite in (rewriting.widen_late, rewriting.attend_over_rows, rewriting.norm_at_once):
+        for rewrite in rewriting.ALL:
             rewrite(model)
         return rewriting.shorten_cache(model) if self.cache_dtype else model
 
