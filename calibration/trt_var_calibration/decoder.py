@@ -40,7 +40,8 @@ def quantise_decoder(bundle: Bundle, maps: NDArray[np.float32], folder: Path) ->
     """Write ``decoder.onnx`` and its weights with int8 convolutions into a folder.
 
     Symmetric int8 by tensor for what goes in and comes out, by channel for weights, biases in float32. ONNX Runtime
-    multiplies in int8 only where a convolution's output is quantised too. Between them the graph keeps its type.
+    multiplies in int8 only where a convolution's output is quantised too. Between them the graph keeps its type. The first
+    convolution and the last stay as they are: their errors are the largest, and leaving them costs no time (docs/int8.md).
 
     Args:
         bundle: float32 or float16, whose decoder; ONNX Runtime runs it for the ranges.
@@ -65,6 +66,7 @@ def quantise_decoder(bundle: Bundle, maps: NDArray[np.float32], folder: Path) ->
             _Maps(maps),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
+            nodes_to_exclude=_outermost(given / graph.onnx),
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
@@ -76,6 +78,12 @@ def quantise_decoder(bundle: Bundle, maps: NDArray[np.float32], folder: Path) ->
         (folder / name).unlink(missing_ok=True)
     ir.save(model, folder / graph.onnx, external_data=graph.weights, size_threshold_bytes=1024)
     return _difference(bundle, folder / graph.onnx, graph, maps)
+
+
+def _outermost(path: Path) -> list[str]:
+    """Names of a graph's first and last convolution."""
+    convolutions = [str(node.name) for node in ir.load(path).graph if node.op_type == "Conv"]
+    return [convolutions[0], convolutions[-1]]
 
 
 @contextmanager

@@ -200,13 +200,15 @@ def _random_like(value: Tensor) -> Tensor:
 
 
 def open_session(path: Path) -> OnnxGraph:
-    """An ONNX Runtime session that reads weights where they lie instead of packing copies of them."""
+    """An ONNX Runtime session that reads weights where they lie instead of keeping packed or widened copies of them."""
     import onnxruntime as ort  # a build without comparison needs no engine
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_prepacking", "1")
-    return OnnxGraph(ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]), "cpu")
+    kept = ["ConstantFolding"]  # it would widen all weights that are in bfloat16
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=kept)
+    return OnnxGraph(session, "cpu")
 
 
 def _scale_error(
