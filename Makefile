@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 DIGITS := examples/digits/weights
 WAITING := tests/runtime/serving tests/runtime/bulk
 CONTRACT := $(addprefix tests/runtime/serving/,test_openai.py test_openai_refusals.py test_tritonclient.py test_page.py \
-    test_schemathesis.py load/test_served.py)
+    test_schemathesis.py load/test_served.py ray/test_deploy.py)
 
 .PHONY: demo digits tour test contract rtx lint docs package release clean
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from trt_var import Generation, Pipeline
 from trt_var.backends.openvino.runtime import OpenVino
+from trt_var.bundle.manifest import grids
 from trt_var.bundle.opening import Bundle
 
 FLOAT32 = "openvino-float32"  # no choice of the commands: there ONNX Runtime is as fast
@@ -45,7 +46,7 @@ def load(engines: str, backend: str) -> Pipeline:
     if backend != FLOAT32:
         return Pipeline.load(engines, backend)
     bundle = Bundle.open(engines)
-    return Pipeline(bundle, OpenVino(False, bundle.manifest.quantised is not None))
+    return Pipeline(bundle, OpenVino(False, grids(bundle.manifest)))
 
 
 def drawn(pipeline: Pipeline, labels: np.ndarray, seeds: np.ndarray, size: int) -> tuple[Generation, float]:

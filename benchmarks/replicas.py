@@ -2,9 +2,9 @@
 
 ``update``: two engines of one bundle are replaced by two of another, and back, while requests come; none may fail, and every
 picture must be one of either bundle, of the new one once it is there. ``lost``: throughput and latency at several rates,
-with and without an engine that is killed, beside the simulation with batch times that two engines have with the cores to
-themselves; ingress, proxy and generator take of them (figures: docs/scale.md). Its drafter is random and larger than the
-digits'. All share the machine: let nothing else run.
+with and without an engine that is killed, beside the simulation with the batch times that clients see of idle engines, taken
+anew before every rate. As machines have devices of their own, each engine keeps to a core, and what takes a lost one's place
+starts on the same. The drafter is random and larger than the digits'. All share the machine: let nothing else run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,8 +88,8 @@ def run(engines: Path | str, **args: Any) -> None:
     serve.run(app(given), name="trt-var", route_prefix="/")
 
 
-def ask(seed: int) -> tuple[int, bytes]:
-    body = json.dumps({"prompt": seed % 10, "seed": seed, "n_draft": N_DRAFT}).encode()
+def ask(seed: int, images: int = 1) -> tuple[int, bytes]:
+    body = json.dumps({"prompt": seed % 10, "seed": seed, "n_draft": N_DRAFT, "n": images}).encode()
     request = urllib.request.Request(f"{URL}/v1/images/generations", body, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
@@ -158,33 +158,34 @@ def lost(options: argparse.Namespace) -> dict[str, Any]:
     """Rates as shares of what the engines draw together."""
     if not options.slow.exists():
         slow(options.slow)
-    costs = _costs(options.slow)
-    run(options.slow)
-    capacity = REPLICAS * SIZE / costs[SIZE]
-    for seed in range(4):
-        ask(seed)
-    idle = statistics.median(_offer([i * 2 * costs[1] for i in range(8)])[0]) - costs[1]
+    run(options.slow, model="slow")
+    for core, engine in enumerate(_engines()):
+        _keep(engine, core)
+    _costs(1)
+    capacity = REPLICAS * SIZE / _costs()[SIZE]
     found = []
     for share in options.shares:
         for kills in (False, True):
+            costs = _costs()
             arrivals = np.cumsum(np.random.default_rng(1).exponential(1 / (share * capacity), options.requests)).tolist()
             middle = arrivals[len(arrivals) // 3]
             latencies, seconds, back = _offer(arrivals, middle if kills else None)
             losses = [Loss(middle, 0, options.noticed, back)] if kills else []
-            simulated = _simulated(options.slow, costs, arrivals, idle, losses)
-            found.append({"share": share, "killed": kills, "back": back, **_beside(latencies, seconds, simulated)})
+            simulated = _simulated(options.slow, costs, arrivals, losses)
+            row = {"share": share, "killed": kills, "back": back, "batch times": costs}
+            found.append(row | _beside(latencies, seconds, simulated))
             print(json.dumps(found[-1]), flush=True)
-    return {"batch times": costs, "capacity": capacity, "added when idle": idle, "rows": found}
+    return {"capacity": capacity, "rows": found}
 
 
 def slow(out: Path) -> None:
-    """A bundle of the digits' shape whose drafter takes some ten times as long."""
+    """A bundle of the digits' classes whose drafter takes so long that what is around it weighs little."""
     from safetensors.torch import save_file
 
     from trt_var_export.models.transformer import TransformerShape
     from trt_var_training.var import fresh_transformer
 
-    shape = TransformerShape(16, 384, 6, 256, 256, 8, 10, True, Schedule((1, 2, 3, 4, 6, 8)))
+    shape = TransformerShape(24, 768, 12, 3072, 256, 8, 10, True, Schedule((1, 2, 3, 4, 6, 8)))
     with tempfile.TemporaryDirectory() as folder:
         drafter = Path(folder) / "drafter.safetensors"
         save_file(fresh_transformer(shape, 0).state_dict(), drafter)
@@ -193,25 +194,41 @@ def slow(out: Path) -> None:
         subprocess.run([sys.executable, "-m", "trt_var", "build", *given], check=True)
 
 
-def _costs(engines: Path) -> dict[int, float]:
-    """Seconds of batches by two processes of one core each."""
-    code = f"""
-import json, time
-from trt_var import Pipeline
-pipeline, found = Pipeline.load({str(engines)!r}, "onnxruntime", threads=1), {{}}
-for size in range(1, {SIZE} + 1):
-    pipeline.generate([0] * size, n_draft={N_DRAFT}, batch_size=size)
-    times = []
-    for _ in range(7):
-        began = time.perf_counter()
-        pipeline.generate([0] * size, n_draft={N_DRAFT}, batch_size=size)
-        times.append(time.perf_counter() - began)
-    found[size] = sorted(times)[3]
-print(json.dumps(found))
-"""
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(REPLICAS)]
-    told = [json.loads(one.communicate()[0]) for one in both]
-    return {size: statistics.mean(one[str(size)] for one in told) for size in range(1, SIZE + 1)}
+def _costs(rounds: int = 5) -> dict[int, float]:
+    """Seconds of an answer with so many images, while every engine draws one like it."""
+    found = {}
+    with ThreadPoolExecutor(REPLICAS) as pool:
+        for size in range(1, SIZE + 1):
+            times = []
+            for _ in range(rounds):
+                began = time.monotonic()
+                both = [pool.submit(ask, seed, size) for seed in range(REPLICAS)]
+                for one in both:
+                    one.result()
+                times.append(time.monotonic() - began)
+            found[size] = statistics.median(times)
+    return found
+
+
+def _keep(process: psutil.Process, core: int) -> None:
+    """All threads of a process on one core."""
+    for thread in process.threads():
+        os.sched_setaffinity(thread.id, {core})
+
+
+@contextmanager
+def _starting_on(core: int) -> Iterator[None]:
+    """What Ray starts meanwhile, it starts on that core."""
+    workers = [one for one in psutil.process_iter(["name", "cmdline"]) if "raylet" in (one.info["name"] or "")]
+    workers += [one for one in psutil.process_iter(["cmdline"]) if (one.info["cmdline"] or [""])[0].startswith("ray::IDLE")]
+    for one in workers:
+        _keep(one, core)
+    try:
+        yield
+    finally:
+        for one in workers:
+            for thread in one.threads() if one.is_running() and "raylet" in one.name() else []:
+                os.sched_setaffinity(thread.id, range(os.cpu_count() or 1))
 
 
 def _offer(arrivals: Sequence[float], kill: float | None = None) -> tuple[list[float], float, float]:
@@ -229,12 +246,16 @@ def _offer(arrivals: Sequence[float], kill: float | None = None) -> tuple[list[f
     def killer() -> None:
         time.sleep(max(0.0, start + (kill or 0.0) - time.monotonic()))
         victim = _engines()[0]
-        victim.kill()
-        began = time.monotonic()
-        while len(_engines()) < REPLICAS:
-            time.sleep(0.05)
-        with urllib.request.urlopen(f"{URL}/readyz", timeout=60):
+        core = min(victim.cpu_affinity())
+        with _starting_on(core):
+            victim.kill()
+            began = time.monotonic()
+            _until(lambda: _serving() < REPLICAS)
+            _until(lambda: _serving() == REPLICAS)
             back[0] = time.monotonic() - began
+        for engine in _engines():
+            if len(engine.cpu_affinity()) > 1:
+                _keep(engine, core)
 
     with ThreadPoolExecutor(len(arrivals) + 1) as pool:
         work = [pool.submit(one, place, due) for place, due in enumerate(arrivals)]
@@ -243,6 +264,18 @@ def _offer(arrivals: Sequence[float], kill: float | None = None) -> tuple[list[f
         for each in work:
             each.result()
     return latencies, max(due + taken for due, taken in zip(arrivals, latencies, strict=True)), back[0]
+
+
+def _until(met: Callable[[], bool]) -> None:
+    while not met():
+        time.sleep(0.1)
+
+
+def _serving() -> int:
+    """Engines that Serve sends requests to."""
+    from ray import serve
+
+    return serve.status().applications["trt-var"].deployments["engine"].replica_states.get("RUNNING", 0)
 
 
 def _engines() -> list[psutil.Process]:
@@ -254,9 +287,7 @@ def _engines() -> list[psutil.Process]:
     return found
 
 
-def _simulated(
-    engines: Path, costs: dict[int, float], arrivals: Sequence[float], overhead: float, losses: Sequence[Loss]
-) -> list[Answer]:
+def _simulated(engines: Path, costs: dict[int, float], arrivals: Sequence[float], losses: Sequence[Loss]) -> list[Answer]:
     from trt_var.bundle.opening import Bundle
 
     manifest = Bundle.open(engines).manifest
@@ -271,7 +302,6 @@ def _simulated(
             arrivals,
             replicas=REPLICAS,
             losses=losses,
-            overhead=overhead,
             seed=seed,
         )
     return answers

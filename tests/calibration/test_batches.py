@@ -22,7 +22,11 @@ FREE = Sampling(cfg=0.5, top_k=0, top_p=0, temperature=1.5)
 def test_int8_does_not_depend_on_the_batch(digits: Bundle, observed: Observed, tmp_path: Path) -> None:
     bundle = quantised(digits, observed, tmp_path / "q")
     labels, seeds, order = np.arange(4), np.arange(100, 104), [2, 0, 3, 1]
-    backends: list[Any] = [lambda: OnnxRuntime(quantised=True), lambda: OpenVino(False, True), lambda: OpenVino(True, True)]
+    backends: list[Any] = [
+        lambda: OnnxRuntime(int8=True),
+        lambda: OpenVino(False, ["int8"]),
+        lambda: OpenVino(True, ["int8"]),
+    ]
     for backend in backends:
         with Pipeline(bundle, backend(), batch_invariant=True) as pipeline:
             assert not pipeline.exact

@@ -173,9 +173,9 @@ def arithmetic(description: str) -> str:
     return (found[1] or found[2]) if found else description
 
 
-def int8_products(quantised: bool) -> str:
-    """What a description says of a quantised bundle before the arithmetic of the rest."""
-    return "8-bit products, else " if quantised else ""
+def int8_products(there_are: bool) -> str:
+    """What a description says of 8-bit products before the arithmetic of the rest."""
+    return "8-bit products, else " if there_are else ""
 
 
 def described(backend: Backend) -> str:

@@ -94,6 +94,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     untruncated: bool = False
 
 
+def grids(manifest: Manifest) -> frozenset[str]:
+    """What layers are rounded to: of ``int8``, ``fp8``, ``weights`` (of int8, alone) and ``float``; empty if none is."""
+    return frozenset(grid for groups in (manifest.quantised or {}).values() for grid in groups.values())
+
+
 def default_n_draft(manifest: Manifest) -> int:
     """The N of a fine-tuned pair, else all scales but the last two, as far as the pair serves that."""
     return min(manifest.serves, key=lambda n: abs(n - (len(manifest.schedule) - 2)))

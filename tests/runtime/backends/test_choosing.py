@@ -68,3 +68,12 @@ def test_commands_take_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 )
 def test_arithmetic_of_a_description(description: str, expected: str) -> None:
     assert arithmetic(description) == expected
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("grid", "on"), [("int8", ("onnxruntime", "openvino")), ("weights", ("onnxruntime",)), ("fp8", ())])
+def test_products_of_8_bits_are_said_of_backends_that_have_them(name: str, grid: str, on: tuple[str, ...]) -> None:
+    packaged = Bundle.open("digits")
+    manifest = msgspec.structs.replace(packaged.manifest, quantised={"drafter": {"qkv": grid, "head": "float"}})
+    backend = choosing.create(name, Bundle(packaged.path, manifest))
+    assert ("8-bit products" in backend.description) == (name in on)

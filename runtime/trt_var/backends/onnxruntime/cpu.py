@@ -60,9 +60,9 @@ class OnnxRuntime(HostMemory):
     name = "onnxruntime"
     rank = 1
 
-    def __init__(self, remark: str = "", quantised: bool = False, threads: int | None = None) -> None:
+    def __init__(self, remark: str = "", int8: bool = False, threads: int | None = None) -> None:
         self.threads = threads
-        self.description = f"ONNX Runtime {ort.__version__}, CPU, {int8_products(quantised)}float32 arithmetic{remark}"
+        self.description = f"ONNX Runtime {ort.__version__}, CPU, {int8_products(int8)}float32 arithmetic{remark}"
 
     def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         return OnnxGraph(session(path, ("CPUExecutionProvider", {}), self.threads), "cpu")

@@ -22,6 +22,7 @@ from trt_var.backends.openvino import rewriting
 from trt_var.backends.openvino.pages import give_back
 from trt_var.backends.threads import checked
 from trt_var.bundle import external
+from trt_var.bundle.manifest import grids
 from trt_var.bundle.opening import Bundle
 from trt_var.bundle.staging import beside_weights
 
@@ -97,14 +98,14 @@ class OpenVino(HostMemory):
 
     name = "openvino"
 
-    def __init__(self, bfloat16: bool, quantised: bool = False, wishes: Wishes = NO_WISHES) -> None:
+    def __init__(self, bfloat16: bool, rounded: Collection[str] = (), wishes: Wishes = NO_WISHES) -> None:
         self._core, self.threads = _Core(), checked(wishes.threads)
         self._kept = user_cache_path("trt-var", appauthor=False) / "openvino" if wishes.keep_compiled else None
         self._precision = "bf16" if bfloat16 else "f32"
         self.cache_dtype = BFLOAT16 if bfloat16 else None
-        self.rank = 2 if bfloat16 or quantised else 0  # in float32, ONNX Runtime is as fast and needs half the memory
+        self.rank = 2 if bfloat16 or rounded else 0  # in float32, ONNX Runtime is as fast and needs half the memory
         version, floats = ov.get_version().split("-")[0], "bfloat16" if bfloat16 else "float32"
-        self.description = f"OpenVINO {version}, CPU, {int8_products(quantised)}{floats} arithmetic"
+        self.description = f"OpenVINO {version}, CPU, {int8_products('int8' in rounded)}{floats} arithmetic"
 
     def load(self, path: Path, *, exact: bool = False, images: int | None = None) -> Graph:
         options = {
@@ -154,4 +155,4 @@ def create(bundle: Bundle | None = None, wishes: Wishes = NO_WISHES) -> Backend:
     """The CPU plugin in the fastest precision that the processor has."""
     check_whole(ov, *USED)
     _threads.check()
-    return OpenVino(multiplies_bfloat16(), bundle is not None and bundle.manifest.quantised is not None, wishes)
+    return OpenVino(multiplies_bfloat16(), grids(bundle.manifest) if bundle else (), wishes)
