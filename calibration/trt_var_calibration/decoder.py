@@ -41,7 +41,7 @@ def quantise_decoder(bundle: Bundle, maps: NDArray[np.float32], folder: Path) ->
 
     Symmetric int8 by tensor for what goes in and comes out, by channel for weights, biases in float32. ONNX Runtime
     multiplies in int8 only where a convolution's output is quantised too. Between them the graph keeps its type. The first
-    convolution and the last stay as they are: their errors are the largest, and leaving them costs no time (docs/int8.md).
+    convolution and the last stay as they are: the last one's error is the largest, and both cost no time (docs/int8.md).
 
     Args:
         bundle: float32 or float16, whose decoder; ONNX Runtime runs it for the ranges.

@@ -85,9 +85,14 @@ def norm_at_once(model: ov.Model) -> None:
 def gather_heads(model: ov.Model) -> None:
     """Queries, keys and values [n, R, H, D] taken out of [n, R, 3, H, D] by copying runs, not by a general split."""
     for cut in (*_of(model, "Slice"), *_of(model, "StridedSlice")):
-        shape = cut.get_output_partial_shape(0)
+        whole, shape = cut.input_value(0).get_partial_shape(), cut.get_output_partial_shape(0)
         start, squeezed = cut.input_value(1).get_node(), _reader(cut)
-        if len(shape) != 5 or shape[2].is_dynamic or shape[2].get_length() != 1 or start.get_type_name() != "Constant":
+        if (
+            len(shape) != 5
+            or whole[2] != ov.Dimension(3)
+            or shape[2] != ov.Dimension(1)
+            or start.get_type_name() != "Constant"
+        ):
             continue
         if squeezed.get_type_name() == "Squeeze":
             place = ops.constant(np.int64(start.get_data().ravel()[-1]))

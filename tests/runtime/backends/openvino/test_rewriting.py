@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from helpers import assert_close, assert_tokens
 from trt_var.backends.openvino import rewriting
 
-REWRITES = (rewriting.widen_late, rewriting.attend_over_rows, rewriting.norm_at_once)
-
 
 def kinds(model: ov.Model) -> Counter[str]:
     return Counter(node.get_type_name() for node in model.get_ops())
@@ -46,11 +44,12 @@ def step_inputs(model: ov.Model, past: int, new: int, batch: int) -> dict[str, N
 def test_step_graph(toy_bundle: Path, past: int, new: int) -> None:
     core = ov.Core()
     model, rewritten = core.read_model(toy_bundle / "drafter.onnx"), core.read_model(toy_bundle / "drafter.onnx")
-    for rewrite in REWRITES:
+    for rewrite in rewriting.ALL:
         rewrite(rewritten)
     assert kinds(model)["ReduceL2"] == 4
     assert kinds(model)["Softmax"] == kinds(rewritten)["Softmax"]
     assert kinds(rewritten)["ReduceL2"] == 0
+    assert kinds(rewritten)["Gather"] == kinds(model)["Gather"] + 6
     products = [node for node in rewritten.get_ops() if node.get_type_name() == "MatMul"]
     assert sum(product.get_attributes()["transpose_b"] for product in products) == 2
     inputs = step_inputs(model, past, new, 3)
@@ -58,6 +57,19 @@ def test_step_graph(toy_bundle: Path, past: int, new: int) -> None:
     assert_tokens(found["tokens"], expected["tokens"])
     for name in (f"new_{which}_{block}" for block in range(2) for which in "kv"):
         assert_close(found[name], expected[name], absolute=1e-5)
+
+
+def test_norms_are_one_kernel(toy_bundle: Path) -> None:
+    """Those of q, too, which are multiplied by the heads' temperatures; and q, k and v are not split."""
+    core = ov.Core()
+    model = core.read_model(toy_bundle / "drafter.onnx")
+    for rewrite in rewriting.ALL:
+        rewrite(model)
+    run = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
+    layers = Counter(node.get_rt_info()["layerType"].astype(str) for node in run.get_ops())
+    assert layers["RMS"] == 4
+    splits = [node for node in run.get_ops() if node.get_rt_info()["layerType"].astype(str) == "Split"]
+    assert not [node for node in splits if len(node.get_output_partial_shape(0)) == 5]
 
 
 def test_heads_of_nothing(toy_bundle: Path) -> None:
