@@ -108,7 +108,7 @@ class TestRtx:
             assert layers["gemm Float"] <= runs * (2 * model.depth + 1), layers
 
     def test_fp8_products_and_int8_convolutions(self, tmp_path: Path) -> None:
-        """Every one of them, in float32 around; a GPU without FP8 is refused in the builder's words."""
+        """All but the decoder's outermost convolutions, in float32 around; a GPU without FP8 is refused in the builder's words."""
         bundle, settings = Bundle.open(PACKAGED / "digits"), Sampling(top_k=100)
         maps = drawn_maps(bundle, 4, settings, 0)
         quantise(bundle, observe(bundle, 4, 4, settings), Quantisation(mode="fp8"), tmp_path, maps=maps)
@@ -120,8 +120,8 @@ class TestRtx:
         assert runs >= len(found["refiner"].profiles), layers
         convolutions = [node for node in onnx.load(bundle.path / "decoder.onnx").graph.node if node.op_type == "Conv"]
         layers = found["decoder"].layers
-        assert layers["conv Int8"] == len(convolutions), layers
-        assert "conv Float" not in layers
+        assert layers["conv Int8"] == len(convolutions) - 2, layers
+        assert layers["conv Float"] == 2, layers
         with pytest.raises(ExportError, match="cannot build refiner.onnx: .*fp8_e4m3"):
             build_engines(replace(recipe, target="sm86", graphs=("refiner",)))
 
