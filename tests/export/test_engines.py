@@ -108,7 +108,7 @@ class TestRtx:
             assert layers["gemm Float"] <= runs * (2 * model.depth + 1), layers
 
     def test_fp8_products_and_int8_convolutions(self, tmp_path: Path) -> None:
-        """All but the decoder's outermost convolutions, in float32 around; a GPU without FP8 is refused in the builder's words."""
+        """All but the outermost convolutions, in float32 around; a GPU without FP8 is refused in the builder's words."""
         bundle, settings = Bundle.open(PACKAGED / "digits"), Sampling(top_k=100)
         maps = drawn_maps(bundle, 4, settings, 0)
         quantise(bundle, observe(bundle, 4, 4, settings), Quantisation(mode="fp8"), tmp_path, maps=maps)
