@@ -267,7 +267,10 @@ def _offer(arrivals: Sequence[float], kill: float | None = None) -> tuple[list[f
 
 
 def _until(met: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
     while not met():
+        if time.monotonic() > end:
+            raise TimeoutError("no change of the engines in two minutes")
         time.sleep(0.1)
 
 

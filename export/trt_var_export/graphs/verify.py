@@ -206,8 +206,8 @@ def open_session(path: Path) -> OnnxGraph:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_prepacking", "1")
-    kept = ["ConstantFolding"]  # it would widen all weights that are in bfloat16
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=kept)
+    without = ["ConstantFolding"]  # it would widen all weights that are in bfloat16
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"], disabled_optimizers=without)
     return OnnxGraph(session, "cpu")
 
 

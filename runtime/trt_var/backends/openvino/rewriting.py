@@ -84,19 +84,13 @@ def norm_at_once(model: ov.Model) -> None:
 
 def gather_heads(model: ov.Model) -> None:
     """Queries, keys and values [n, R, H, D] taken out of [n, R, 3, H, D] by copying runs, not by a general split."""
-    for cut in (*_of(model, "Slice"), *_of(model, "StridedSlice")):
-        whole, shape = cut.input_value(0).get_partial_shape(), cut.get_output_partial_shape(0)
-        start, squeezed = cut.input_value(1).get_node(), _reader(cut)
-        if (
-            len(shape) != 5
-            or whole[2] != ov.Dimension(3)
-            or shape[2] != ov.Dimension(1)
-            or start.get_type_name() != "Constant"
-        ):
+    for cut in _of(model, "Slice"):
+        whole, start, squeezed = cut.input_value(0), cut.input_value(1).get_node(), _reader(cut)
+        before, after = whole.get_partial_shape(), cut.get_output_partial_shape(0)
+        if len(before) != 5 or before[2] != ov.Dimension(3) or after[2] != ov.Dimension(1):
             continue
-        if squeezed.get_type_name() == "Squeeze":
-            place = ops.constant(np.int64(start.get_data().ravel()[-1]))
-            _replace(squeezed, ops.gather(cut.input_value(0), place, ops.constant(np.int64(2))))
+        if start.get_type_name() == "Constant" and squeezed.get_type_name() == "Squeeze":
+            _replace(squeezed, ops.gather(whole, ops.constant(np.int64(start.get_data().item())), ops.constant(np.int64(2))))
 
 
 def shorten_cache(model: ov.Model) -> ov.Model:

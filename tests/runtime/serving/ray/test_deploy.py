@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
+from talking import Answer, ask, assert_right, pixels
 from trt_var import Pipeline
 
 yaml = pytest.importorskip("yaml")
@@ -108,41 +103,24 @@ def wait(until: Callable[[], bool], seconds: float) -> None:
         time.sleep(1)
 
 
-def ask(key: str = SECRET) -> tuple[int, bytes]:
-    body = json.dumps({"prompt": "3", "seed": SEED}).encode()
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
-    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/v1/images/generations", body, headers)
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
-def picture(body: bytes) -> NDArray[np.int16]:
-    data = base64.b64decode(json.loads(body)["data"][0]["b64_json"])
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(np.int16)
-
-
-def drawn(engines: str) -> NDArray[np.int16]:
-    with Pipeline.load(engines, "onnxruntime") as pipeline:
-        return pipeline.generate(3, seeds=SEED).images[0].astype(np.int16)
+def asked(key: str = SECRET) -> Answer:
+    return ask(f"http://127.0.0.1:{PORT}", {"prompt": "3", "seed": SEED}, f"Authorization: Bearer {key}")
 
 
 def test_deployed_and_replaced_under_load(node: Node, int8_digits: str) -> None:
     node.deploy("digits")
     wait(node.running, 90)
-    assert ask("sk-somebody-elses-key")[0] == 401
-    status, before = ask()
-    assert status == 200
-    assert np.abs(picture(before) - drawn("digits")).max() <= 1
+    assert asked("sk-somebody-elses-key").status == 401
+    before = asked()
+    with Pipeline.load("digits", "onnxruntime") as pipeline:
+        assert_right(before, pipeline, 3, SEED)
 
     codes: list[int] = []
     over = threading.Event()
 
     def client() -> None:
         while not over.is_set():
-            codes.append(ask()[0])
+            codes.append(asked().status)
 
     asking = threading.Thread(target=client)
     asking.start()
@@ -151,9 +129,10 @@ def test_deployed_and_replaced_under_load(node: Node, int8_digits: str) -> None:
     wait(node.running, 120)
     over.set()
     asking.join()
-    status, after = ask()
-    assert status == 200
-    assert np.abs(picture(after) - drawn(int8_digits)).max() <= 1
-    assert np.abs(picture(after) - picture(before)).max() > 1, "the two bundles draw the same: the test shows nothing"
+    after = asked()
+    with Pipeline.load(int8_digits, "onnxruntime") as pipeline:
+        assert_right(after, pipeline, 3, SEED)
+    first, second = (pixels(one.json["data"][0]["b64_json"]).astype(int) for one in (before, after))
+    assert np.abs(first - second).max() > 1, "the two bundles draw the same: the test shows nothing"
     assert codes
     assert set(codes) == {200}
