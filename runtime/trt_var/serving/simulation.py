@@ -81,7 +81,7 @@ def simulate(
         size: images drawn together at most.
         arrivals: seconds.
         devices: that share the queue of a replica.
-        replicas: with a queue each; a request goes to the emptier of two that are drawn at random.
+        replicas: with a queue each; a request goes to the emptier of two that are drawn at random, as Ray Serve does.
         losses: of replicas.
         waiting: images that may wait at a replica.
         timeout: seconds after which a request is given up.
@@ -160,8 +160,7 @@ class _Fleet:
         if not known:
             self._refuse(request)
             return
-        two = [known[int(place)] for place in self._chance.integers(len(known), size=2)] if len(known) > 1 else known
-        replica = min(two, key=lambda one: one.load)
+        replica = min(self._two(known), key=lambda one: one.load)
         ticket = request.ticket()
         try:
             replica.planner.admit(ticket, now)
@@ -170,6 +169,13 @@ class _Fleet:
             return
         replica.requests[ticket] = request
         self._draw(replica, now)
+
+    def _two(self, known: list[_Replica]) -> list[_Replica]:
+        """Different ones, in an order that is chance."""
+        if len(known) == 1:
+            return known
+        first, second = int(self._chance.integers(len(known))), int(self._chance.integers(len(known) - 1))
+        return [known[first], known[second + (second >= first)]]
 
     def lose(self, loss: Loss, now: float) -> None:
         """A replica ends; what it has is lost with it until somebody notices."""

@@ -59,3 +59,10 @@ def test_what_cannot_be_done_in_time_is_refused_and_all_else_is_in_time(pipeline
     assert all(answer.seconds <= 1.05 for answer in done)
     span = answers[-1].arrived
     assert len(done) / span > 0.9 * 32 / cost(6, 32)
+
+
+def test_a_request_goes_to_the_emptier_of_two_different_replicas(pipeline: Pipeline) -> None:
+    pairs = np.repeat(np.arange(0.0, 20.0, 0.5), 2)  # at once, and answered before the next pair
+    answers = simulate(pipeline.manifest, Policy((6,), 1.0), cost, 32, pairs.tolist(), replicas=2)
+    seconds = [answer.seconds for answer in answers]
+    assert len(seconds) == len(pairs) and max(seconds) == pytest.approx(cost(6, 1)), "no one waits, nor shares a batch"

@@ -60,7 +60,7 @@ def serve(options: argparse.Namespace, args: dict[str, Any]) -> None:
         with needed("serving on a cluster needs Ray Serve, which", ("ray", "fastapi", "starlette"), INSTALL):
             from ray import serve  # optional, and of this alone
 
-            from trt_var.serving.ray.app import app
+            from trt_var.serving.ray.application import app
         made = app({**args, **share([node["Resources"] for node in ray.nodes() if node["Alive"]], args)})
         levels = _quieten()
         try:

@@ -23,7 +23,7 @@ NAME = r"^[^/.\x00-\x1f\ud800-\udfff][^/\x00-\x1f\ud800-\udfff]{0,99}$"
 
 
 class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Of ``trt_var.serving.ray.app:app``; paths are those of the machines that run the replicas.
+    """Of ``trt_var.serving.ray:app``; paths are those of the machines that run the replicas.
 
     Attributes:
         engines: the bundle's folder, or ``digits``.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import pkgutil
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,16 @@ import pytest
 
 pytest.importorskip("ray.serve", reason="needs trt-var[ray]")
 import yaml
+from ray.dashboard.modules.job.common import JobSubmitRequest, validate_request_type
 from ray.serve.schema import ServeDeploySchema
 
 from trt_var import BackendError, Preview, UsageError
-from trt_var.cli.main import main
+from trt_var.cli.main import main, parser
 from trt_var.cli.serving.clustered import share
 from trt_var.serving.batching.settings import Batching
 from trt_var.serving.batching.tickets import Served
 from trt_var.serving.engine import Ask
-from trt_var.serving.ray import deployments
-from trt_var.serving.ray.app import app
+from trt_var.serving.ray import app, deployments
 from trt_var.serving.ray.deployments import EngineReplica
 from trt_var.serving.ray.settings import CALLBACK, VARIABLE, Args
 
@@ -39,12 +41,29 @@ def configs() -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["serve.yaml", "rayservice.yaml"])
 def test_examples_are_what_ray_and_the_application_take(name: str) -> None:
     (found,) = ServeDeploySchema.model_validate(configs()[name]).applications
-    assert found.import_path == f"{app.__module__}:{app.__name__}"
+    assert pkgutil.resolve_name(found.import_path) is app
     made = app(dict(found.args))
     names = {deployments.INGRESS, deployments.ENGINE}
     assert made._bound_deployment.name in names and {one.name for one in found.deployments} <= names
     told = (FOLDER / name).read_text("utf-8")
     assert VARIABLE in told and CALLBACK in told
+
+
+def test_the_example_of_a_job_is_what_ray_and_the_command_take() -> None:
+    files = (FOLDER / "rayjob.yaml", FOLDER / "rayservice.yaml")
+    job, service = (yaml.safe_load(file.read_text("utf-8"))["spec"] for file in files)
+    validate_request_type({"entrypoint": job["entrypoint"]}, JobSubmitRequest)
+    program, *given = shlex.split(job["entrypoint"])
+    options = parser().parse_args(given)
+    assert (program, options.ray) == ("trt-var", "auto")
+    clusters = [job["rayClusterSpec"], service["rayClusterConfig"]]
+    assert len({str([one[name] for name in ("rayVersion", "authOptions")]) for one in clusters}) == 1
+    for group in (clusters[0]["headGroupSpec"], *clusters[0]["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        mounted = {one["name"]: one["mountPath"] for one in pod["containers"][0]["volumeMounts"]}
+        assert mounted.keys() == {one["name"] for one in pod["volumes"]}
+        assert Path(mounted["bundle"]) == options.engines
+    assert options.out.is_relative_to("/samples"), "the head's volume"
 
 
 def test_args_become_settings(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The application for ``serve deploy`` and ``trt-var serve --ray``: ``import_path: trt_var.serving.ray.app:app``."""
+"""The application for ``serve deploy`` and ``trt-var serve --ray``: ``import_path: trt_var.serving.ray:app``."""
 
 from __future__ import annotations
 
