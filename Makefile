@@ -7,7 +7,8 @@ TORCH ?= torch==2.13.0
 DIGITS := examples/digits/weights
 WAITING := tests/runtime/serving tests/runtime/bulk
 CONTRACT := $(addprefix tests/runtime/serving/,test_openai.py test_openai_refusals.py test_tritonclient.py test_page.py \
-    test_schemathesis.py load/test_served.py ray/test_deploy.py)
+    test_schemathesis.py load/test_served.py ray/test_deploy.py $(addprefix faults/test_,bodies.py forms.py http.py json.py keys.py \
+    tensors.py))
 
 .PHONY: demo digits tour test contract rtx lint docs package release clean
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import socket
 import subprocess
@@ -165,14 +166,15 @@ def metrics(url: str, *headers: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def under_way(url: str) -> float:
+def under_way(url: str, *headers: str) -> float:
     """Images that wait or are drawn."""
-    found = metrics(url)
+    found = metrics(url, *headers)
     return found["trt_var_queue_images"] + found["trt_var_running_images"]
 
 
-def idle(url: str) -> bool:
-    return not under_way(url)
+def idle(url: str, *headers: str) -> bool:
+    """Whether none do; of replicas on Ray Serve that is not known here."""
+    return os.environ.get("TRT_VAR_SERVE") == "ray" or not under_way(url, *headers)
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:

@@ -31,8 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "start" in getattr(item, "fixturenames", ()):  # half a minute each, for a cluster of its own
             item.add_marker("starts")
         found = item.get_closest_marker("one_process")
-        if trouble or found:
-            item.add_marker(pytest.mark.skip(reason=trouble or f"on Ray Serve {found.args[0]}"))
+        alone = {"here", "there"} & set(
+            getattr(item, "fixturenames", ())
+        )  # uvicorn in this process, or with code of its own
+        if trouble or found or alone:
+            why = found.args[0] if found else "it is another process, or this one"
+            item.add_marker(pytest.mark.skip(reason=trouble or f"on Ray Serve {why}"))
 
 
 class Served:

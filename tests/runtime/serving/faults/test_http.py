@@ -115,7 +115,11 @@ def told(found: Answer) -> None:
 BROKEN = ["an unknown encoding", "chunks of no number", "a chunk of -1 bytes"]
 
 
-@pytest.mark.parametrize("name", REQUESTS)
+own = pytest.mark.one_process("the proxy reads HTTP by another library")
+STRICT = ("a whole URL", "no version", "no host")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[own] if name in STRICT else []) for name in REQUESTS])
 def test_requests(service: Served, name: str) -> None:
     data, expected = REQUESTS[name]
     with unharmed(service):
@@ -174,6 +178,7 @@ def test_a_request_is_continued(service: Served, digits: Pipeline) -> None:
         assert_right(answer(found.partition(b"\r\n\r\n")[2]), digits, 3, 1)
 
 
+@own
 def test_a_request_too_large_is_not_continued(service: Served) -> None:
     with unharmed(service):
         head = http(GENERATIONS, KIND, "Expect: 100-continue", "Content-Length: 104857600", method="POST")
@@ -196,6 +201,7 @@ def test_pipelining(service: Served, digits: Pipeline) -> None:
         assert json.loads(rest.rpartition(b"\r\n\r\n")[2])["object"] == "list"
 
 
+@own
 def test_an_offer_of_http_2(service: Served, digits: Pipeline) -> None:
     offer = ("Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA")
     found = talk(service.url, http(GENERATIONS, KIND, *offer, body=THREE, close=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from talking import (
     connect,
     exchange,
     get,
-    metrics,
+    idle,
     talk,
     until,
 )
@@ -77,13 +77,15 @@ def basic(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def guarded(there: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Served:
+def guarded(served_by: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One with two keys, that of alice for eight images under way."""
-    file = tmp_path_factory.mktemp("keys") / "keys"
+    folder = tmp_path_factory.mktemp("keys")
+    file = folder / "keys"
     file.write_text(f"# ours\n\nalice {KEY}\n  bob\t{OTHER}  \n#carol {KEY}x\n")
     file.chmod(0o600)
-    served: Served = there("--api-key-file", str(file), "--key-images", "8").ready()
-    return served
+    served = served_by(folder / "service.log", "--api-key-file", str(file), "--key-images", "8")
+    yield served
+    assert served.stop() == 0, served.log.read_text()
 
 
 @pytest.mark.parametrize("path", CLOSED)
@@ -102,6 +104,7 @@ def test_routes_that_want_none(guarded: Served, path: str) -> None:
     assert get(guarded.url, path, "Authorization: Bearer x").status == 200
 
 
+@pytest.mark.one_process("the proxy asks for the body")
 @pytest.mark.parametrize("path", [GENERATIONS, EDITS, INFER])
 def test_a_body_is_not_read_without_a_key(guarded: Served, path: str) -> None:
     """It never comes; the answer does."""
@@ -126,6 +129,7 @@ def test_right_keys(guarded: Served, digits: Pipeline, header: str) -> None:
     assert_right(ask(guarded.url, {"prompt": 3, "seed": 1}, header), digits, 3, 1)
 
 
+@pytest.mark.one_process("the log is Ray's")
 def test_a_key_is_said_nowhere(guarded: Served) -> None:
     """Not where it is right, nor where something goes wrong with it in any place."""
     told = [exchange(guarded.url, http(f"/v1/models/{KEY}", BEARER)).replace(f"model '{KEY}'".encode(), b"")]
@@ -154,8 +158,7 @@ def test_a_key_s_images_come_back(guarded: Served, digits: Pipeline) -> None:
                 client.recv(1)
     until(lambda: ask(guarded.url, {"prompt": 3, "n": 8}, BEARER).status == 200, "all of them are free again")
     assert_right(ask(guarded.url, {"prompt": 3, "seed": 1, "n": 8}, f"Authorization: Bearer {OTHER}"), digits, 3, 1, 8)
-    found = metrics(guarded.url, BEARER)
-    assert not found["trt_var_queue_images"] and not found["trt_var_running_images"]
+    assert idle(guarded.url, BEARER)
 
 
 @pytest.mark.parametrize(
