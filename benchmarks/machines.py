@@ -99,17 +99,23 @@ def during(machines: Any, url: str, kind: str, options: argparse.Namespace) -> d
         if load.wait():
             sys.exit("the load failed")
         told = json.loads(out.read_text("utf-8"))
-    (row,), names = told["rows"], ("requests", "served", "statuses", "unconnected", "lost", "broken", "problems", "whole")
+    (row,), names = (
+        told["rows"],
+        ("requests", "served", "statuses", "codes", "unconnected", "lost", "broken", "problems", "whole"),
+    )
     return {name: row[name] for name in names} | {"pictures": told["verification"]}
 
 
 def end(machines: Any, kind: str) -> None:
-    """One of them, by SIGKILL; for a machine, one that has an engine, another joins."""
-    if kind != "machine":
+    """One of them, by SIGKILL; for a machine, one with an engine and without the ingress; another joins."""
+    if kind in NAMES:
         next(iter(named(kind))).kill()
         return
-    home = {engine.ppid() for engine in named("engine")}
-    lost = next(node for node in machines.worker_nodes if node.all_processes["raylet"][0].process.pid in home)
+    homes = {one.ppid() for one in named("ingress")}
+    homes = homes if kind == "machine-of-ingress" else {one.ppid() for one in named("engine")} - homes
+    lost = next((node for node in machines.worker_nodes if node.all_processes["raylet"][0].process.pid in homes), None)
+    if lost is None:
+        sys.exit(f"there is no {kind}: the ingress is where Serve put it")
     machines.remove_node(lost, allow_graceful=False)
     machines.add_node(num_cpus=1, object_store_memory=MEMORY)
 
@@ -121,7 +127,9 @@ def named(kind: str) -> list[psutil.Process]:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("kinds", nargs="+", choices=["machine", *NAMES], help="what ends, one after the other")
+    made.add_argument(
+        "kinds", nargs="+", choices=["machine", "machine-of-ingress", *NAMES], help="what ends, one after the other"
+    )
     made.add_argument("--rate", type=float, default=6.0, help="requests a second (default: %(default)g)")
     made.add_argument("--seconds", type=float, default=60.0, help="of each (default: %(default)g)")
     made.add_argument("--check-every", type=float, default=3.0, help="seconds (default: %(default)g)")

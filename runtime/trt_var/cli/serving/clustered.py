@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 APP = "trt-var"
 INSTALL = 'pip install "trt-var[ray]"'
 ALONE = ("drain_delay", "patience", "tls_certificate", "tls_key", "log_format", "side_by_side")  # of a service without --ray
+COUNTS = ("replicas", "ingresses")
 WITHIN = 10.0  # seconds in which a proxy answers once replicas do
 LONGEST = 300  # characters of a reason
 ERROR = re.compile(r"^(RuntimeError|trt_var\.errors\.\w+): ")
@@ -31,6 +32,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     where = "serve by a Ray cluster: auto, local (one made of this machine), HOST:PORT or ray://…; needs trt-var[ray]"
     group.add_argument("--ray", metavar="ADDRESS", help=f"{where} (docs/scale.md)")
     group.add_argument("--replicas", type=int, metavar="n", help="engines, with --ray (default: 1)")
+    told = "processes that speak HTTP for them, some 100 requests a second each, with --ray (default: 1)"
+    group.add_argument("--ingresses", type=int, metavar="n", help=told)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -39,12 +42,14 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         UsageError: they do not go together, or a number is out of range.
     """
+    counts = {name: getattr(options, name) for name in COUNTS if getattr(options, name) is not None}
     if options.ray is None:
-        if options.replicas is not None:
-            raise UsageError("--replicas belongs to --ray; without it there is one process")
+        if counts:
+            raise UsageError(f"--{next(iter(counts))} belongs to --ray; without it there is one process")
         return
-    if options.replicas is not None and options.replicas < 1:
-        raise UsageError(f"--replicas is {options.replicas}; expected 1 or more")
+    for name, count in counts.items():
+        if count < 1:
+            raise UsageError(f"--{name} is {count}; expected 1 or more")
     for name in ALONE:
         if getattr(options, name):
             raise UsageError(f"--{name.replace('_', '-')} does not go with --ray; docs/scale.md says what Serve has for it")
@@ -55,7 +60,7 @@ def serve(options: argparse.Namespace, args: dict[str, Any]) -> None:
     from trt_var.bulk.cluster.joining import LOCAL, joined
 
     local, port = options.ray == LOCAL, options.port or _free(options.host)
-    args["replicas"] = options.replicas or 1
+    args |= {name: getattr(options, name) or 1 for name in COUNTS}
     with _proxies_guarded(), joined(options.ray, "serving on a cluster needs Ray Serve, which", INSTALL) as ray:
         with needed("serving on a cluster needs Ray Serve, which", ("ray", "fastapi", "starlette"), INSTALL):
             from ray import serve  # optional, and of this alone

@@ -109,6 +109,8 @@ def test_a_replica_takes_what_leaves_room_for_all() -> None:
     [
         (["--replicas", "2"], "--replicas belongs to --ray"),
         (["--ray", "local", "--replicas", "0"], "--replicas is 0"),
+        (["--ingresses", "2"], "--ingresses belongs to --ray"),
+        (["--ray", "local", "--ingresses", "-1"], "--ingresses is -1"),
         (["--ray", "local", "--patience", "3"], "--patience does not go with --ray"),
         (["--ray", "local", "--n-draft", "9"], "n_draft is 9"),
         (["--ray", "local", "--host", "0.0.0.0"], "--api-key-file"),
