@@ -31,11 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "start" in getattr(item, "fixturenames", ()):  # half a minute each, for a cluster of its own
             item.add_marker("starts")
         found = item.get_closest_marker("one_process")
-        alone = {"here", "there"} & set(
-            getattr(item, "fixturenames", ())
-        )  # uvicorn in this process, or with code of its own
-        if trouble or found or alone:
-            why = found.args[0] if found else "it is another process, or this one"
+        rigged_here = {"here", "there"} & set(getattr(item, "fixturenames", ()))
+        if trouble or found or rigged_here:
+            why = found.args[0] if found else "nothing of it can be replaced: it is of this process or one with other code"
             item.add_marker(pytest.mark.skip(reason=trouble or f"on Ray Serve {why}"))
 
 
