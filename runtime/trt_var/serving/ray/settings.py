@@ -19,6 +19,7 @@ VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"  # of a node, where its p
 Count = Annotated[int, Meta(ge=1)]
 Some = Annotated[int, Meta(ge=0)]
 Number = Annotated[float, Meta(gt=0, le=LONGEST)]
+MOST_INGRESSES = 1000
 NAME = r"^[^/.\x00-\x1f\ud800-\udfff][^/\x00-\x1f\ud800-\udfff]{0,99}$"
 
 
@@ -46,7 +47,7 @@ class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     keep_compiled: bool = False
     verify: bool = False
     replicas: Count = 1
-    ingresses: Count = 1
+    ingresses: Annotated[int, Meta(ge=1, le=MOST_INGRESSES)] = 1
     cpus: Some = 1
     gpus: Some = 0
     n_draft: Some | None = None

@@ -82,6 +82,7 @@ def test_args_become_settings(tmp_path: Path) -> None:
         ({"replica": 2}, "unknown field `replica`"),
         ({"replicas": 0}, ">= 1"),
         ({"replicas": "2"}, "`int`"),
+        ({"ingresses": 1001}, "<= 1000"),
         ({"timeout": 0}, "> 0"),
         ({"model": "a/b"}, "regex"),
         ({"cpus": 0}, "needs cpus or gpus"),
