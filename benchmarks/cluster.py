@@ -88,8 +88,13 @@ def cluster(processors: tuple[int, ...]) -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for count in processors:
-        made.add_node(num_cpus=count, object_store_memory=200 << 20)
+        join(made, count)
     return made
+
+
+def join(machines: Any, processors: int = 1) -> None:
+    """Another machine."""
+    machines.add_node(num_cpus=processors, object_store_memory=200 << 20)
 
 
 def drive(address: str, notes: str, out: str, shards: str) -> None:
@@ -125,7 +130,7 @@ def kills(folder: Path, wanted: int, seed: int, shards: int) -> dict[str, Any]:
             driver = subprocess.Popen(command)
         elif kind == "machine":
             machines.remove_node(chance.choice(sorted(machines.worker_nodes, key=str)), allow_graceful=False)
-            machines.add_node(num_cpus=1, object_store_memory=200 << 20)
+            join(machines)
         else:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(notes.read_text().split()[-1]), 9)

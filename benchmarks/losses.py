@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from on_ray import REPLICAS, ask, cluster, run
+from on_ray import ENGINE, REPLICAS, ask, cluster, named, run
 
 from trt_var.bundle.opening import Bundle
 from trt_var.schedule import Schedule
@@ -36,7 +36,6 @@ from trt_var.serving.batching.policy import Policy
 from trt_var.serving.simulation import Answer, Loss, simulate
 
 WEIGHTS = Path("examples/digits/weights")
-ENGINE = "ray::ServeReplica:trt-var:engine"
 SIZE = 4  # images a batch
 HELD = 0.25, 0.1  # seconds of a batch, and of each image in it
 SEEDS = 20  # of the simulation: which of two a request goes to is chance where they have as much
@@ -79,7 +78,7 @@ def beside(kind: str, options: argparse.Namespace) -> dict[str, Any]:
         slow(engines)
     run(engines, model="measured", batch=SIZE)
     if kind == "drawn":
-        for core, engine in enumerate(serving()):
+        for core, engine in enumerate(named(ENGINE)):
             keep(engine, core)
     samples(n_draft, 1)
     after = samples(n_draft)
@@ -182,7 +181,7 @@ def offer(n_draft: int, arrivals: Sequence[float], kills: Sequence[float], notic
 
 def replaced() -> tuple[float, float]:
     """When an engine was killed, and seconds until another serves in its place."""
-    victim = serving()[0]
+    victim = named(ENGINE)[0]
     cores = victim.cpu_affinity()
     with starting_on(*cores):
         at = time.monotonic()
@@ -190,7 +189,7 @@ def replaced() -> tuple[float, float]:
         until(lambda: running() < REPLICAS)
         until(lambda: running() == REPLICAS)
         back = time.monotonic() - at
-    for engine in serving():
+    for engine in named(ENGINE):
         if len(engine.cpu_affinity()) > len(cores):
             keep(engine, *cores)
     return at, back
@@ -199,7 +198,7 @@ def replaced() -> tuple[float, float]:
 @contextmanager
 def starting_on(*cores: int) -> Iterator[None]:
     """What Ray starts meanwhile, and all that is no engine, is on these cores: a machine that starts slows no other."""
-    engines = {engine.pid for engine in serving()}
+    engines = {engine.pid for engine in named(ENGINE)}
     own = psutil.Process()
     others = [one for one in (own, *own.children(recursive=True)) if one.pid not in engines]
     for one in others:
@@ -231,12 +230,6 @@ def running() -> int:
     from ray import serve
 
     return serve.status().applications["trt-var"].deployments["engine"].replica_states.get("RUNNING", 0)
-
-
-def serving() -> list[psutil.Process]:
-    """Engines that serve: Ray names a process when its actor has been made."""
-    processes = psutil.process_iter(["cmdline"])
-    return [one for one in processes if " ".join(one.info["cmdline"] or ()).startswith(ENGINE)]
 
 
 def simulated(engines: Path, n_draft: int, near: Samples, arrivals: Sequence[float], losses: Sequence[Loss]) -> list[Answer]:

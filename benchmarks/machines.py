@@ -22,62 +22,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+from cluster import cluster, join
+from on_ray import ENGINE, INGRESS, PROXY, named
 
-MEMORY = 200 << 20  # bytes of objects on a machine
-NAMES = {
-    "engine": "ray::ServeReplica:trt-var:engine",
-    "ingress": "ray::ServeReplica:trt-var:ingress",
-    "proxy": "ray::ProxyActor",
-}
+NAMES = {"engine": ENGINE, "ingress": INGRESS, "proxy": PROXY}
+TOLD = ("requests", "served", "statuses", "codes", "unconnected", "lost", "broken", "problems", "whole")
 
 
 def main() -> None:
     options = parser().parse_args()
     os.environ |= {
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_health_check_period_ms": str(round(1000 * options.check_every)),
         "RAY_health_check_failure_threshold": str(options.checks),
     }
     found = {}
-    with cluster() as machines, served(machines.address) as url:
-        for kind in options.kinds:
-            found[kind] = during(machines, url, kind, options)
-            print(json.dumps({kind: found[kind]}), flush=True)
+    machines = cluster((1, 1))
+    try:
+        with served(machines.address) as url:
+            for kind in options.kinds:
+                found[kind] = during(machines, url, kind, options)
+                print(json.dumps({kind: found[kind]}), flush=True)
+    finally:
+        machines.shutdown()
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def cluster() -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        made.add_node(num_cpus=1, object_store_memory=MEMORY)
-    try:
-        yield made
-    finally:
-        made.shutdown()
-
-
-@contextmanager
 def served(address: str) -> Iterator[str]:
     """The URL of two engines of the digits, which must end well."""
-    given = [
-        "--ray",
-        address,
-        "--replicas",
-        "2",
-        "--threads",
-        "1",
-        "--engines",
-        "digits",
-        "--backend",
-        "onnxruntime",
-        "--batch",
-        "8",
-    ]
+    given = f"--ray {address} --replicas 2 --threads 1 --engines digits --backend onnxruntime --batch 8".split()
     service = subprocess.Popen([sys.executable, "-m", "trt_var", "serve", *given], stdout=subprocess.PIPE, text=True)
     if service.stdout is None or not (url := service.stdout.readline().strip()):
         sys.exit("the service does not start")
@@ -99,30 +73,22 @@ def during(machines: Any, url: str, kind: str, options: argparse.Namespace) -> d
         if load.wait():
             sys.exit("the load failed")
         told = json.loads(out.read_text("utf-8"))
-    (row,), names = (
-        told["rows"],
-        ("requests", "served", "statuses", "codes", "unconnected", "lost", "broken", "problems", "whole"),
-    )
-    return {name: row[name] for name in names} | {"pictures": told["verification"]}
+    (row,) = told["rows"]
+    return {name: row[name] for name in TOLD} | {"pictures": told["verification"]}
 
 
 def end(machines: Any, kind: str) -> None:
     """One of them, by SIGKILL; for a machine, one with an engine and without the ingress; another joins."""
     if kind in NAMES:
-        next(iter(named(kind))).kill()
+        named(NAMES[kind])[0].kill()
         return
-    homes = {one.ppid() for one in named("ingress")}
-    homes = homes if kind == "machine-of-ingress" else {one.ppid() for one in named("engine")} - homes
+    ingress, engines = ({one.ppid() for one in named(name)} for name in (INGRESS, ENGINE))
+    homes = ingress if kind == "machine-of-ingress" else engines - ingress
     lost = next((node for node in machines.worker_nodes if node.all_processes["raylet"][0].process.pid in homes), None)
     if lost is None:
         sys.exit(f"there is no {kind}: the ingress is where Serve put it")
     machines.remove_node(lost, allow_graceful=False)
-    machines.add_node(num_cpus=1, object_store_memory=MEMORY)
-
-
-def named(kind: str) -> list[psutil.Process]:
-    processes = psutil.process_iter(["cmdline"])
-    return [one for one in processes if " ".join(one.info["cmdline"] or ()).startswith(NAMES[kind])]
+    join(machines)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 REPLICAS, PORT = 2, 8765
+ENGINE, INGRESS, PROXY = "ray::ServeReplica:trt-var:engine", "ray::ServeReplica:trt-var:ingress", "ray::ProxyActor"
 URL = f"http://127.0.0.1:{PORT}"
 
 
@@ -51,3 +54,9 @@ def ask(seed: int, n_draft: int, images: int = 1) -> tuple[int, bytes]:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+def named(name: str) -> list[psutil.Process]:
+    """Processes of an actor: Ray names one when its actor has been made."""
+    processes = psutil.process_iter(["cmdline"])
+    return [one for one in processes if " ".join(one.info["cmdline"] or ()).startswith(name)]
